@@ -1,0 +1,225 @@
+//! Shape and dtype inference: what each primitive takes and gives.
+
+use crate::{BinaryOp, DType, IrError, Op, RandomKind, Shape, UnaryOp};
+
+type Operand<'a> = (&'a Shape, DType);
+
+impl Op {
+    /// Shape and dtype of the result for operands of the given shapes and dtypes.
+    ///
+    /// # Errors
+    /// [`IrError::Invalid`] with the operands' shapes where they do not fit.
+    pub fn infer(&self, operands: &[Operand<'_>]) -> Result<(Shape, DType), IrError> {
+        let fail = |message: String| Err(IrError::Invalid { op: self.name(), message });
+        let arity = self.arity();
+        if arity.is_some_and(|n| n != operands.len()) || operands.is_empty() && arity.is_none() {
+            return fail(format!("expects {} operand(s), got {}", arity.unwrap_or(1), operands.len()));
+        }
+        match self {
+            Op::Input { shape, dtype, .. } => Ok((shape.clone(), *dtype)),
+            Op::Scalar { dtype, .. } => Ok((Shape::scalar(), *dtype)),
+            Op::Const(value) => Ok((Shape::scalar(), value.dtype())),
+            Op::Iota { len } => Ok((Shape::from([*len]), DType::I32)),
+            Op::Random { kind, shape, .. } => {
+                if operands.iter().any(|(s, d)| s.rank() != 0 || *d != DType::U32) {
+                    return fail("expects a key and a step of three u32 scalars".into());
+                }
+                let dtype = match kind {
+                    RandomKind::Bits => DType::U32,
+                    RandomKind::Uniform => DType::F32,
+                };
+                Ok((shape.clone(), dtype))
+            }
+            Op::Unary(op) => {
+                let (shape, dtype) = operands[0];
+                let ok = match op {
+                    UnaryOp::Not => dtype == DType::Bool,
+                    UnaryOp::Neg | UnaryOp::Abs => dtype.is_float() || dtype == DType::I32,
+                    _ => dtype.is_float(),
+                };
+                if ok {
+                    Ok((shape.clone(), dtype))
+                } else {
+                    fail(format!("is not defined for {dtype}{shape}"))
+                }
+            }
+            Op::Binary(op) => {
+                let (shape, dtype) = same(self, operands)?;
+                let ok = match op {
+                    BinaryOp::And | BinaryOp::Or => dtype == DType::Bool,
+                    BinaryOp::Pow => dtype.is_float(),
+                    _ => dtype != DType::Bool,
+                };
+                if ok { Ok((shape, dtype)) } else { fail(format!("is not defined for {dtype}{shape}")) }
+            }
+            Op::Compare(_) => same(self, operands).map(|(shape, _)| (shape, DType::Bool)),
+            Op::Select => {
+                let (shape, dtype) = same(self, &operands[1..])?;
+                if operands[0].1 != DType::Bool || *operands[0].0 != shape {
+                    return fail(format!(
+                        "expects a bool{shape} condition, got {}{}",
+                        operands[0].1, operands[0].0
+                    ));
+                }
+                Ok((shape, dtype))
+            }
+            Op::Cast(dtype) => Ok((operands[0].0.clone(), *dtype)),
+            Op::StopGradient => Ok((operands[0].0.clone(), operands[0].1)),
+            Op::Reshape(_)
+            | Op::Permute(_)
+            | Op::Expand(_)
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Flip(_) => {
+                let (shape, dtype) = operands[0];
+                self.infer_movement(shape, dtype).map(|s| (s, dtype))
+            }
+            Op::Concat { axis } => {
+                let (first, dtype) = operands[0];
+                if *axis >= first.rank() {
+                    return fail(format!("axis {axis} is out of range for rank {}", first.rank()));
+                }
+                let mut extent = 0;
+                for (shape, d) in operands {
+                    let fits = shape.rank() == first.rank()
+                        && (0..first.rank()).all(|i| i == *axis || shape[i] == first[i]);
+                    if !fits || *d != dtype {
+                        return fail(format!(
+                            "parts must agree in dtype and in all extents but axis {axis}: {dtype}{first} and {d}{shape}"
+                        ));
+                    }
+                    extent += shape[*axis];
+                }
+                let shape =
+                    first.iter().enumerate().map(|(i, &d)| if i == *axis { extent } else { d }).collect();
+                Ok((shape, dtype))
+            }
+            Op::Reduce { axes, .. } => {
+                let (shape, dtype) = operands[0];
+                if dtype == DType::Bool {
+                    return fail("is not defined for bool; cast first".into());
+                }
+                if axes.iter().any(|&a| a >= shape.rank()) || axes.windows(2).any(|w| w[0] >= w[1]) {
+                    return fail(format!("axes {axes:?} must ascend and lie within {shape}"));
+                }
+                if !matches!(self, Op::Reduce { op: crate::ReduceOp::Sum, .. })
+                    && axes.iter().any(|&a| shape[a] == 0)
+                {
+                    return fail(format!("has no value over the empty axes of {shape}"));
+                }
+                Ok((shape.keep_dims(axes), dtype))
+            }
+            Op::Dot => {
+                let ((a, da), (b, db)) = (operands[0], operands[1]);
+                let rank = a.rank();
+                let fits = rank >= 2
+                    && rank == b.rank()
+                    && a[..rank - 2] == b[..rank - 2]
+                    && a[rank - 1] == b[rank - 2];
+                if !fits || da != db || !da.is_float() {
+                    return fail(format!(
+                        "expects float [batch.., m, k] x [batch.., k, n], got {da}{a} x {db}{b}"
+                    ));
+                }
+                Ok((a[..rank - 1].iter().copied().chain([b[rank - 1]]).collect(), da))
+            }
+            Op::Gather => {
+                let ((table, dtype), (ids, id_dtype)) = (operands[0], operands[1]);
+                if table.rank() == 0 || table[0] == 0 || !id_dtype.is_int() {
+                    return fail(format!(
+                        "expects table [rows >= 1, ..] and integer ids, got {dtype}{table} and {id_dtype}{ids}"
+                    ));
+                }
+                Ok((ids.iter().chain(&table[1..]).copied().collect(), dtype))
+            }
+            Op::ScatterAdd { rows } => {
+                let ((ids, id_dtype), (src, dtype)) = (operands[0], operands[1]);
+                let fits = src.rank() >= ids.rank() && src[..ids.rank()] == ids[..];
+                if !fits || !id_dtype.is_int() || dtype == DType::Bool || *rows == 0 {
+                    return fail(format!(
+                        "expects integer ids [idx..] and src [idx.., rest..], got {id_dtype}{ids} and {dtype}{src}"
+                    ));
+                }
+                Ok(([*rows].into_iter().chain(src[ids.rank()..].iter().copied()).collect(), dtype))
+            }
+        }
+    }
+
+    fn infer_movement(&self, shape: &Shape, dtype: DType) -> Result<Shape, IrError> {
+        let rank = shape.rank();
+        let fail = |message: String| Err(IrError::Invalid { op: self.name(), message });
+        match self {
+            Op::Reshape(to) if to.elements() == shape.elements() => Ok(to.clone()),
+            Op::Reshape(to) => fail(format!(
+                "cannot view {shape} ({} elements) as {to} ({} elements)",
+                shape.elements(),
+                to.elements()
+            )),
+            Op::Permute(perm) => {
+                let mut seen = perm.to_vec();
+                seen.sort_unstable();
+                if !seen.iter().copied().eq(0..rank) {
+                    return fail(format!("{perm:?} is not a permutation of the axes of {shape}"));
+                }
+                Ok(perm.iter().map(|&a| shape[a]).collect())
+            }
+            Op::Expand(to) => {
+                if to.rank() != rank || (0..rank).any(|i| shape[i] != to[i] && shape[i] != 1) {
+                    return fail(format!("cannot expand {shape} to {to}"));
+                }
+                Ok(to.clone())
+            }
+            Op::Slice { ranges } => {
+                let fits = |(&(start, len, step), &d): (&(usize, usize, usize), &usize)| {
+                    step >= 1 && (len == 0 && start <= d || len > 0 && start + (len - 1) * step < d)
+                };
+                if ranges.len() != rank || !ranges.iter().zip(shape.iter()).all(fits) {
+                    return fail(format!("(start, len, step) {ranges:?} does not lie within {shape}"));
+                }
+                Ok(ranges.iter().map(|r| r.1).collect())
+            }
+            Op::Pad { widths, fill } => {
+                if widths.len() != rank || fill.dtype() != dtype {
+                    return fail(format!(
+                        "{} width pairs and a {} fill do not fit {dtype}{shape}",
+                        widths.len(),
+                        fill.dtype()
+                    ));
+                }
+                Ok(widths.iter().zip(shape.iter()).map(|(&(lo, hi), &d)| lo + d + hi).collect())
+            }
+            Op::Flip(axes) => {
+                if axes.iter().any(|&a| a >= rank) {
+                    return fail(format!("axes {axes:?} are out of range for {shape}"));
+                }
+                Ok(shape.clone())
+            }
+            _ => fail("is not a movement".into()),
+        }
+    }
+
+    fn arity(&self) -> Option<usize> {
+        match self {
+            Op::Input { .. } | Op::Scalar { .. } | Op::Const(_) | Op::Iota { .. } => Some(0),
+            Op::Unary(_) | Op::Cast(_) | Op::StopGradient | Op::Reduce { .. } => Some(1),
+            Op::Reshape(_)
+            | Op::Permute(_)
+            | Op::Expand(_)
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Flip(_) => Some(1),
+            Op::Binary(_) | Op::Compare(_) | Op::Dot | Op::Gather | Op::ScatterAdd { .. } => Some(2),
+            Op::Select | Op::Random { .. } => Some(3),
+            Op::Concat { .. } => None,
+        }
+    }
+}
+
+fn same(op: &Op, operands: &[Operand<'_>]) -> Result<(Shape, DType), IrError> {
+    let ((a, da), (b, db)) = (operands[0], operands[1]);
+    if a != b || da != db {
+        let message = format!("expects operands of one shape and dtype, got {da}{a} and {db}{b}");
+        return Err(IrError::Invalid { op: op.name(), message });
+    }
+    Ok((a.clone(), da))
+}

@@ -1,0 +1,237 @@
+//! The rules that every pass must keep.
+
+use crate::{
+    BufferRef, DType, Expr, ExprNode, Graph, IndexMap, IrError, Kernel, Op, OutputSource, Program, Shape,
+    View,
+};
+
+fn broken<T>(what: &'static str, message: String) -> Result<T, IrError> {
+    Err(IrError::Inconsistent { what, message })
+}
+
+/// Checks that operands precede users, that shapes and dtypes are what [`Op::infer`] says, that outputs exist, and that
+/// inputs and scalars of one index agree.
+///
+/// # Errors
+/// The first broken rule.
+pub fn verify_graph(graph: &Graph) -> Result<(), IrError> {
+    let mut inputs: Vec<Option<(&Shape, DType)>> = Vec::new();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        if node.inputs.iter().any(|i| i.0 >= id.0) {
+            return broken("graph", format!("%{} uses a node that comes after it", id.0));
+        }
+        let operands: Vec<_> =
+            node.inputs.iter().map(|&i| (&graph.node(i).shape, graph.node(i).dtype)).collect();
+        let (shape, dtype) = node.op.infer(&operands)?;
+        if shape != node.shape || dtype != node.dtype {
+            return broken(
+                "graph",
+                format!("%{} is {}{}, should be {dtype}{shape}", id.0, node.dtype, node.shape),
+            );
+        }
+        if let Op::Input { index, shape, dtype } = &node.op {
+            let index = *index as usize;
+            if inputs.len() <= index {
+                inputs.resize(index + 1, None);
+            }
+            if inputs[index].is_some_and(|seen| seen != (shape, *dtype)) {
+                return broken("graph", format!("input {index} has two shapes"));
+            }
+            inputs[index] = Some((shape, *dtype));
+        }
+    }
+    match graph.outputs().iter().find(|o| o.index() >= graph.nodes().len()) {
+        Some(o) => broken("graph", format!("output %{} does not exist", o.0)),
+        None => Ok(()),
+    }
+}
+
+/// Checks every step of a program: arguments exist and are large enough for every address a kernel forms, what is read
+/// has been written, no dispatch both reads and writes a buffer, expressions are typed.
+///
+/// # Errors
+/// The first broken rule.
+pub fn verify_program(program: &Program) -> Result<(), IrError> {
+    let mut written_results = vec![false; program.results.len()];
+    let mut written_temps = vec![false; program.temps.len()];
+    for (n, step) in program.steps.iter().enumerate() {
+        let at = |message: String| format!("step {n} ({}): {message}", step.label);
+        let fail = |message: String| broken("program", at(message));
+        let writes = step.kernel.writes();
+        for (a, arg) in step.args.iter().enumerate() {
+            let exists = match arg {
+                BufferRef::Input(i) => (*i as usize) < program.inputs.len(),
+                BufferRef::Output(i) => (*i as usize) < program.results.len(),
+                BufferRef::Temp(i) => (*i as usize) < program.temps.len(),
+            };
+            if !exists {
+                return fail(format!("argument {arg:?} does not exist"));
+            }
+            if writes.contains(&(a as u32)) {
+                if matches!(arg, BufferRef::Input(_)) {
+                    return fail(format!("writes the input {arg:?}"));
+                }
+                if step.args.iter().enumerate().any(|(b, other)| b != a && other == arg) {
+                    return fail(format!("binds {arg:?} twice though it is written"));
+                }
+            } else {
+                let ready = match arg {
+                    BufferRef::Input(_) => true,
+                    BufferRef::Output(i) => written_results[*i as usize],
+                    BufferRef::Temp(i) => written_temps[*i as usize],
+                };
+                if !ready {
+                    return fail(format!("reads {arg:?} before it is written"));
+                }
+            }
+        }
+        for a in &writes {
+            match step.args.get(*a as usize) {
+                Some(BufferRef::Output(i)) => written_results[*i as usize] = true,
+                Some(BufferRef::Temp(i)) => written_temps[*i as usize] = true,
+                _ => return fail(format!("argument {a} is missing")),
+            }
+        }
+        verify_kernel(&step.kernel, &|arg| step.args.get(arg as usize).map(|b| program.bytes(*b)))
+            .map_err(|e| IrError::Inconsistent { what: "program", message: at(e) })?;
+    }
+    for out in &program.outputs {
+        let (bytes_ok, exists) = match out.source {
+            OutputSource::Input(i) => (true, (i as usize) < program.inputs.len()),
+            OutputSource::Result(i) => {
+                let exists = (i as usize) < program.results.len();
+                (exists && (written_results[i as usize] || program.results[i as usize].bytes == 0), exists)
+            }
+        };
+        if !exists || !bytes_ok {
+            return broken("program", format!("output {:?} is never written", out.source));
+        }
+    }
+    Ok(())
+}
+
+type Bytes<'a> = &'a dyn Fn(u32) -> Option<u64>;
+
+fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
+    match kernel {
+        Kernel::Map(k) => {
+            verify_exprs(&k.exprs, &k.space, bytes)?;
+            for store in &k.stores {
+                let Some(value) = k.exprs.get(store.value.index()) else {
+                    return Err("stores a missing value".into());
+                };
+                if store.view.mask.is_some() || store.view.shape != k.space {
+                    return Err("stores through a mask or over another space".into());
+                }
+                fits(&store.view.clone().into(), value.dtype, bytes(store.arg))?;
+            }
+            Ok(())
+        }
+        Kernel::Reduce(k) => {
+            let space: Shape = k.outer.iter().chain(k.inner.iter()).copied().collect();
+            verify_exprs(&k.exprs, &space, bytes)?;
+            let Some(value) = k.exprs.get(k.value.index()) else {
+                return Err("reduces a missing value".into());
+            };
+            fits(&IndexMap::contiguous(k.outer.clone()), value.dtype, bytes(k.out))
+        }
+        Kernel::MatMul(k) => {
+            let shape = |x: usize, y: usize| -> Shape { k.batch.iter().copied().chain([x, y]).collect() };
+            if k.a.shape != shape(k.m, k.k)
+                || k.b.shape != shape(k.k, k.n)
+                || k.a.mask.is_some()
+                || k.b.mask.is_some()
+            {
+                return Err("operand views do not match the extents".into());
+            }
+            fits(&IndexMap::contiguous(shape(k.m, k.n)), k.dtype, bytes(0))?;
+            fits(&k.a.clone().into(), k.dtype, bytes(1))?;
+            fits(&k.b.clone().into(), k.dtype, bytes(2))
+        }
+        Kernel::ScatterAdd(k) => {
+            fits(&IndexMap::contiguous([k.rows, k.row_len].into()), k.dtype, bytes(0))?;
+            fits(&IndexMap::contiguous([k.count].into()), k.ids_dtype, bytes(1))?;
+            fits(&IndexMap::contiguous([k.count, k.row_len].into()), k.dtype, bytes(2))?;
+            fits(&IndexMap::contiguous([2 * k.count].into()), DType::U32, bytes(3))
+        }
+    }
+}
+
+fn verify_exprs(exprs: &[ExprNode], space: &Shape, bytes: Bytes<'_>) -> Result<(), String> {
+    for (i, node) in exprs.iter().enumerate() {
+        if node.expr.operands().any(|o| o.index() >= i) {
+            return Err(format!("v{i} uses a value that comes after it"));
+        }
+        let dtype = |id: crate::ExprId| exprs[id.index()].dtype;
+        let typed = match &node.expr {
+            Expr::Const(value) => value.dtype() == node.dtype,
+            Expr::Scalar(_) | Expr::Cast(_) => true,
+            Expr::Load { arg, map, fill } => {
+                check_map(map, space)?;
+                fits(map, node.dtype, bytes(*arg))?;
+                fill.dtype() == node.dtype
+            }
+            Expr::Index { map } => {
+                check_map(map, space)?;
+                node.dtype == DType::I32
+            }
+            Expr::Random { map, key, .. } => {
+                check_map(map, space)?;
+                key.iter().all(|&k| dtype(k) == DType::U32)
+            }
+            Expr::Gather { table, ids, ids_dtype, rows, row_len, map } => {
+                check_map(map, space)?;
+                fits(&IndexMap::contiguous([*rows, *row_len].into()), node.dtype, bytes(*table))?;
+                bytes(*ids).is_some() && ids_dtype.is_int()
+            }
+            Expr::Unary(_, a) => dtype(*a) == node.dtype,
+            Expr::Binary(_, a, b) => dtype(*a) == node.dtype && dtype(*b) == node.dtype,
+            Expr::Compare(_, a, b) => dtype(*a) == dtype(*b) && node.dtype == DType::Bool,
+            Expr::Select(c, a, b) => {
+                dtype(*c) == DType::Bool && dtype(*a) == node.dtype && dtype(*b) == node.dtype
+            }
+        };
+        if !typed {
+            return Err(format!("v{i} ({:?}) is ill-typed", node.expr));
+        }
+    }
+    Ok(())
+}
+
+fn check_map(map: &IndexMap, space: &Shape) -> Result<(), String> {
+    if map.outer().shape == *space { Ok(()) } else { Err(format!("map {map} does not span {space}")) }
+}
+
+/// Whether every address that the map can form lies within the buffer.
+fn fits(map: &IndexMap, dtype: DType, bytes: Option<u64>) -> Result<(), String> {
+    let Some(bytes) = bytes else { return Err("an argument is missing".into()) };
+    for (i, view) in map.views().iter().enumerate() {
+        let Some((low, high)) = extremes(view) else { continue };
+        let limit = if i == 0 {
+            // A stored bool takes one byte or more; the exact size is the device's.
+            bytes / dtype.host_bytes() as u64
+        } else {
+            map.views()[i - 1].shape.elements() as u64
+        };
+        if low < 0 || high as u64 >= limit {
+            return Err(format!("view {view} reaches {low}..={high} of {limit} elements"));
+        }
+    }
+    Ok(())
+}
+
+/// Smallest and largest address inside the mask, `None` if there is none.
+fn extremes(view: &View) -> Option<(i64, i64)> {
+    let (mut low, mut high) = (view.offset, view.offset);
+    for d in 0..view.shape.rank() {
+        let (from, to) = view.mask.as_ref().map_or((0, view.shape[d]), |m| m[d]);
+        if from >= to {
+            return None;
+        }
+        let (x, y) = (view.strides[d] * from as i64, view.strides[d] * (to as i64 - 1));
+        low += x.min(y);
+        high += x.max(y);
+    }
+    Some((low, high))
+}
