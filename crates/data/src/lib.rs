@@ -1,1 +1,44 @@
-//! wgrad-data.
+//! Turns text files into the batches that a language model trains on.
+//!
+//! Data flows one way: a [`TextSource`] names files, [`Documents`] are their texts in order, a [`Tokenizer`] makes
+//! ids of them, a [`TokenStream`] keeps these in a memory-mapped cache file, a [`WindowSampler`] draws windows, and
+//! a [`Prefetcher`] prepares the next [`Batch`]es on a thread. This crate knows no tensor and no device.
+//!
+//! The windows of a training step are a pure function of the seed and the step, so that a checkpoint holds no more
+//! of the data's state than the step's number.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use wgrad_data::{Documents, Prefetcher, TokenStream, Tokenizer, WindowSampler};
+//!
+//! # fn main() -> wgrad_data::Result<()> {
+//! let text = Documents::from_texts(["It was the best of times, it was the worst of times."]);
+//! let stream = Arc::new(TokenStream::in_memory(&text, &Tokenizer::Bytes)?);
+//!
+//! // Four windows of eight tokens a step; training goes on at step 100.
+//! let sampler = WindowSampler::new(stream.len(), 8, 4, 42)?;
+//! for batch in Prefetcher::new(Arc::clone(&stream), sampler, 100)?.take(2) {
+//!     let batch = batch?;
+//!     assert_eq!(batch.inputs.len(), 4 * 8);
+//!     assert_eq!(batch.inputs[1..8], batch.targets[..7]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod cache;
+mod error;
+mod philox;
+mod prefetch;
+mod sampler;
+mod source;
+mod stream;
+mod tokenizer;
+
+pub use self::error::{DataError, Result};
+pub use self::philox::{below, philox4x32};
+pub use self::prefetch::{PREFETCH_DEPTH, Prefetcher};
+pub use self::sampler::{Batch, WindowSampler, validation_batches, validation_windows};
+pub use self::source::{Documents, TextSource};
+pub use self::stream::TokenStream;
+pub use self::tokenizer::{BpeOptions, BpeTokenizer, DecodeStream, TOKENIZER_FILE, Tokenizer, TokenizerSpec};

@@ -1,0 +1,288 @@
+//! Byte-level BPE, trained here or read from a `tokenizer.json`.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::bytes;
+use crate::{DataError, Documents, Result};
+
+/// Texts are cut into pieces of about this many bytes where the cut cannot change a token, so that tokenising
+/// holds little in memory and runs in parallel.
+const PIECE: usize = 1 << 20;
+
+/// How a byte-level BPE is trained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BpeOptions {
+    /// Number of tokens at most: 256 bytes, the special tokens, and merges for the rest. A short text may run out
+    /// of merges before.
+    pub vocab_size: usize,
+    /// A pair is merged only if it occurs at least this often.
+    #[serde(default = "default_min_frequency")]
+    pub min_frequency: u64,
+    /// Tokens such as `<|endoftext|>` that are never split; they take the first ids.
+    #[serde(default)]
+    pub special_tokens: Vec<String>,
+}
+
+impl BpeOptions {
+    /// A vocabulary of `vocab_size` without special tokens, in which every merge occurred twice or more.
+    pub fn new(vocab_size: usize) -> Self {
+        Self { vocab_size, min_frequency: default_min_frequency(), special_tokens: Vec::new() }
+    }
+}
+
+fn default_min_frequency() -> u64 {
+    2
+}
+
+/// A tokenizer of the `tokenizers` library together with its `tokenizer.json`.
+#[derive(Clone, Debug)]
+pub struct BpeTokenizer {
+    tokenizer: Tokenizer,
+    json: String,
+    vocab_size: usize,
+    cuttable: bool,
+    byte_level: bool,
+}
+
+impl BpeTokenizer {
+    /// Trains a byte-level BPE: pre-tokenised by GPT-2's rule, without normalisation, so that every text comes
+    /// back unchanged.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::train_bpe`](crate::Tokenizer::train_bpe).
+    pub fn train(text: &Documents, options: &BpeOptions) -> Result<Self> {
+        let action = "train a BPE tokenizer";
+        let least = bytes::alphabet().len() + options.special_tokens.len();
+        if options.vocab_size < least {
+            return Err(DataError::Invalid {
+                name: "vocab_size",
+                expected: format!("at least {least} (256 bytes and the special tokens)"),
+                found: options.vocab_size.to_string(),
+            });
+        }
+        let trainer = BpeTrainer::builder()
+            .vocab_size(options.vocab_size)
+            .min_frequency(options.min_frequency)
+            .special_tokens(
+                options.special_tokens.iter().map(|token| AddedToken::from(token, true)).collect(),
+            )
+            .initial_alphabet(bytes::alphabet().iter().copied().collect())
+            .show_progress(false)
+            .build();
+        let byte_level = ByteLevel::new(false, true, true);
+        let mut tokenizer = Tokenizer::new(BPE::default());
+        tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level));
+        // The library's training takes texts, not errors: all are read and checked before.
+        let texts = text.pieces().map(|piece| into_utf8(piece?)).collect::<Result<Vec<String>>>()?;
+        let mut trainer = TrainerWrapper::from(trainer);
+        tokenizer.train(&mut trainer, texts.iter()).map_err(|error| DataError::tokenizer(action, error))?;
+        let json = tokenizer.to_string(true).map_err(|error| DataError::tokenizer(action, error))?;
+        Self::from_json(json, action)
+    }
+
+    /// Reads the text of a `tokenizer.json`; `action` says in errors what was tried.
+    pub(crate) fn from_json(json: String, action: &str) -> Result<Self> {
+        let mut tokenizer: Tokenizer = json.parse().map_err(|error| {
+            DataError::tokenizer(action, format!("expected a Hugging Face tokenizer.json, found: {error}"))
+        })?;
+        // A file may ask to truncate to a model's length; a token stream needs the whole text.
+        tokenizer
+            .with_padding(None)
+            .with_truncation(None)
+            .map_err(|error| DataError::tokenizer(action, error))?;
+        let last = tokenizer.get_vocab(true).into_values().max();
+        let Some(last) = last else {
+            return Err(DataError::tokenizer(action, "its vocabulary is empty; use a trained tokenizer"));
+        };
+        let cuttable = may_be_cut(&tokenizer);
+        let byte_level = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        Ok(Self { tokenizer, json, vocab_size: last as usize + 1, cuttable, byte_level })
+    }
+
+    /// The `tokenizer.json`, as it was read or trained.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// The largest token id plus one.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of a token as it stands in the vocabulary, `<|endoftext|>` for example.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    pub(super) fn encode(&self, text: &[u8]) -> Result<Vec<u32>> {
+        Ok(self.encode_texts(&[as_utf8(text)?])?.concat())
+    }
+
+    pub(super) fn encode_batch(&self, texts: &[Vec<u8>]) -> Result<Vec<Vec<u32>>> {
+        let texts = texts.iter().map(|text| as_utf8(text)).collect::<Result<Vec<&str>>>()?;
+        self.encode_texts(&texts)
+    }
+
+    fn encode_texts(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let mut pieces: Vec<&str> = Vec::new();
+        let mut owners = Vec::new();
+        for (owner, text) in texts.iter().enumerate() {
+            let cuts = if self.cuttable { cuts(text, PIECE) } else { vec![0..text.len()] };
+            owners.extend(std::iter::repeat_n(owner, cuts.len()));
+            pieces.extend(cuts.into_iter().map(|range| &text[range]));
+        }
+        let encodings = self
+            .tokenizer
+            .encode_batch_fast(pieces, false)
+            .map_err(|error| DataError::tokenizer("tokenise the text", error))?;
+        let mut ids = vec![Vec::new(); texts.len()];
+        for (owner, encoding) in owners.into_iter().zip(&encodings) {
+            ids[owner].extend_from_slice(encoding.get_ids());
+        }
+        Ok(ids)
+    }
+
+    pub(super) fn decode(&self, ids: &[u32]) -> Result<String> {
+        for &id in ids {
+            self.token(id)?;
+        }
+        self.tokenizer.decode(ids, false).map_err(|error| DataError::tokenizer("decode token ids", error))
+    }
+
+    /// The token of `id` as it stands in the vocabulary.
+    pub(super) fn token(&self, id: u32) -> Result<String> {
+        let unknown = DataError::UnknownToken { id, vocab_size: self.vocab_size };
+        self.tokenizer.id_to_token(id).ok_or(unknown)
+    }
+
+    /// Whether each token is a string of bytes that does not depend on its neighbours.
+    pub(super) fn is_byte_level(&self) -> bool {
+        self.byte_level
+    }
+}
+
+/// Whether cutting a text between a visible character and a space leaves its tokens as they are. It does under
+/// GPT-2's rule, where such a place is always a boundary, if no added token reaches across it.
+fn may_be_cut(tokenizer: &Tokenizer) -> bool {
+    let gpt2_rule = match tokenizer.get_pre_tokenizer() {
+        Some(PreTokenizerWrapper::ByteLevel(rule)) => rule.use_regex && !rule.add_prefix_space,
+        _ => false,
+    };
+    let narrow =
+        |token: &AddedToken| !token.lstrip && !token.rstrip && !token.content.contains(char::is_whitespace);
+    gpt2_rule
+        && tokenizer.get_normalizer().is_none()
+        && tokenizer.get_added_tokens_decoder().values().all(narrow)
+}
+
+/// Ranges of about `size` bytes that cover `text`, cut between a visible ASCII character and an ASCII space or
+/// newline; longer where there is no such place.
+fn cuts(text: &str, size: usize) -> Vec<Range<usize>> {
+    let bytes = text.as_bytes();
+    let mut ranges = Vec::new();
+    let mut start = 0;
+    while bytes.len() - start > size {
+        let from = start + size;
+        let place = (from..bytes.len())
+            .find(|&i| bytes[i - 1].is_ascii_graphic() && matches!(bytes[i], b' ' | b'\n'));
+        let Some(end) = place else { break };
+        ranges.push(start..end);
+        start = end;
+    }
+    ranges.push(start..bytes.len());
+    ranges
+}
+
+fn as_utf8(text: &[u8]) -> Result<&str> {
+    std::str::from_utf8(text).map_err(|error| DataError::NotUtf8 { offset: error.valid_up_to() })
+}
+
+fn into_utf8(text: Vec<u8>) -> Result<String> {
+    String::from_utf8(text).map_err(|error| DataError::NotUtf8 { offset: error.utf8_error().valid_up_to() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str =
+        "low lower lowest, new newer newest: the lowest of the newest. 12 monkeys' don't  \n\n  know";
+
+    fn trained(vocab_size: usize) -> BpeTokenizer {
+        BpeTokenizer::train(&Documents::from_texts([TEXT]), &BpeOptions::new(vocab_size)).expect("trained")
+    }
+
+    #[test]
+    fn merges_shorten_the_text_and_decoding_restores_it() {
+        let bpe = trained(280);
+        assert!(bpe.vocab_size() > 256 && bpe.vocab_size() <= 280);
+        for text in [TEXT, "", " ", "unseen Straße \u{1F600}\u{a0}\u{0}"] {
+            let ids = bpe.encode(text.as_bytes()).expect("encoded");
+            assert_eq!(bpe.decode(&ids).expect("decoded"), text);
+        }
+        assert!(bpe.encode(TEXT.as_bytes()).expect("encoded").len() < TEXT.len() * 3 / 4);
+    }
+
+    #[test]
+    fn training_twice_gives_the_same_tokenizer() {
+        assert_eq!(trained(300).json(), trained(300).json());
+    }
+
+    #[test]
+    fn special_tokens_take_the_first_ids_and_are_not_split() {
+        let options = BpeOptions { special_tokens: vec!["<|end|>".into()], ..BpeOptions::new(260) };
+        let bpe = BpeTokenizer::train(&Documents::from_texts([TEXT]), &options).expect("trained");
+        assert_eq!(bpe.token_to_id("<|end|>"), Some(0));
+        let ids = bpe.encode(b"a<|end|>b").expect("encoded");
+        assert_eq!((ids.len(), ids[1]), (3, 0));
+        assert_eq!(bpe.decode(&ids).expect("decoded"), "a<|end|>b");
+    }
+
+    #[test]
+    fn a_vocabulary_below_the_bytes_invalid_text_and_unknown_ids_are_errors() {
+        let documents = Documents::from_texts([TEXT]);
+        let small = BpeTokenizer::train(&documents, &BpeOptions::new(255));
+        assert!(matches!(small, Err(DataError::Invalid { name: "vocab_size", .. })));
+        let binary = BpeTokenizer::train(&Documents::from_texts([vec![b'a', 0xff]]), &BpeOptions::new(256));
+        assert!(matches!(binary, Err(DataError::NotUtf8 { offset: 1 })));
+        let bpe = trained(256);
+        assert!(matches!(bpe.encode(&[b'a', b'b', 0xff]), Err(DataError::NotUtf8 { offset: 2 })));
+        assert!(matches!(bpe.decode(&[256]), Err(DataError::UnknownToken { id: 256, vocab_size: 256 })));
+    }
+
+    #[test]
+    fn cutting_a_text_leaves_its_tokens_as_they_are() {
+        let bpe = trained(300);
+        let whole = bpe.tokenizer.encode(TEXT, false).expect("encoded");
+        for size in 1..40 {
+            let ranges = cuts(TEXT, size);
+            let pieces: Vec<&str> = ranges.into_iter().map(|range| &TEXT[range]).collect();
+            assert_eq!(pieces.concat(), TEXT);
+            let ids: Vec<u32> = pieces
+                .iter()
+                .flat_map(|piece| bpe.tokenizer.encode(*piece, false).expect("encoded").get_ids().to_vec())
+                .collect();
+            assert_eq!(ids, whole.get_ids(), "pieces of {size} bytes");
+        }
+        assert_eq!(cuts("aaaa", 2), [0..4]);
+    }
+
+    #[test]
+    fn truncation_asked_for_by_a_file_is_ignored_but_kept_in_it() {
+        let mut document: serde_json::Value = serde_json::from_str(trained(256).json()).expect("json");
+        document["truncation"] = serde_json::json!({ "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 });
+        let json = document.to_string();
+        let bpe = BpeTokenizer::from_json(json.clone(), "load").expect("a tokenizer");
+        assert_eq!(bpe.encode(b"abcdef").expect("encoded").len(), 6);
+        assert_eq!(bpe.json(), json);
+    }
+}
