@@ -234,3 +234,37 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     word.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(word)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_each_width_come_back_from_the_file() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.tokens");
+        for (vocab_size, bytes) in [(256, 1), (257, 2), (65_536, 2), (65_537, 4), (1 << 31, 4)] {
+            let width = Width::for_vocab(vocab_size as usize);
+            let mut writer = CacheWriter::create(&path, width, vocab_size).expect("begun");
+            writer.push(&[0, vocab_size - 1]).expect("written");
+            writer.push(&[]).expect("written");
+            writer.push(&[7]).expect("written");
+            writer.finish(&[9; 32]).expect("named");
+            let cache = Cache::open(&path).expect("intact");
+            let ids: Vec<u32> = cache.width.unpack(&cache.map[HEADER..]).collect();
+            assert_eq!(ids, [0, vocab_size - 1, 7]);
+            assert_eq!((cache.len, cache.vocab_size, cache.key), (3, vocab_size as usize, [9; 32]));
+            assert_eq!(cache.width.bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn an_unfinished_file_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.tokens");
+        let mut writer = CacheWriter::create(&path, Width::U8, 256).expect("begun");
+        writer.push(&[1, 2, 3]).expect("written");
+        drop(writer);
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0);
+    }
+}

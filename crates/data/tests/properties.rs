@@ -41,7 +41,7 @@ proptest! {
     }
 
     #[test]
-    fn ids_of_any_width_come_back_from_a_cache_file(
+    fn ids_of_any_width_come_back_from_a_stream(
         ids in prop::collection::vec(any::<u32>(), 0..50),
         vocab_size in prop::sample::select(vec![1_usize, 256, 257, 65_536, 65_537, 1 << 31]),
     ) {

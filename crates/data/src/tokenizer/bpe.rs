@@ -1,7 +1,5 @@
 //! Byte-level BPE, trained here or read from a `tokenizer.json`.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::TrainerWrapper;
@@ -136,9 +134,9 @@ impl BpeTokenizer {
         let mut pieces: Vec<&str> = Vec::new();
         let mut owners = Vec::new();
         for (owner, text) in texts.iter().enumerate() {
-            let cuts = if self.cuttable { cuts(text, PIECE) } else { vec![0..text.len()] };
+            let cuts = if self.cuttable { cut(text, PIECE) } else { vec![text] };
             owners.extend(std::iter::repeat_n(owner, cuts.len()));
-            pieces.extend(cuts.into_iter().map(|range| &text[range]));
+            pieces.extend(cuts);
         }
         let encodings = self
             .tokenizer
@@ -184,22 +182,20 @@ fn may_be_cut(tokenizer: &Tokenizer) -> bool {
         && tokenizer.get_added_tokens_decoder().values().all(narrow)
 }
 
-/// Ranges of about `size` bytes that cover `text`, cut between a visible ASCII character and an ASCII space or
-/// newline; longer where there is no such place.
-fn cuts(text: &str, size: usize) -> Vec<Range<usize>> {
-    let bytes = text.as_bytes();
-    let mut ranges = Vec::new();
-    let mut start = 0;
-    while bytes.len() - start > size {
-        let from = start + size;
-        let place = (from..bytes.len())
-            .find(|&i| bytes[i - 1].is_ascii_graphic() && matches!(bytes[i], b' ' | b'\n'));
-        let Some(end) = place else { break };
-        ranges.push(start..end);
-        start = end;
+/// The pieces of about `size` bytes that make up `text`, cut between a visible ASCII character and an ASCII space
+/// or newline; longer where there is no such place.
+fn cut(mut text: &str, size: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    while text.len() > size {
+        let bytes = text.as_bytes();
+        let may_cut = |&i: &usize| bytes[i - 1].is_ascii_graphic() && matches!(bytes[i], b' ' | b'\n');
+        let Some(place) = (size.max(1)..bytes.len()).find(may_cut) else { break };
+        let (piece, rest) = text.split_at(place);
+        pieces.push(piece);
+        text = rest;
     }
-    ranges.push(start..bytes.len());
-    ranges
+    pieces.push(text);
+    pieces
 }
 
 fn as_utf8(text: &[u8]) -> Result<&str> {
@@ -264,8 +260,7 @@ mod tests {
         let bpe = trained(300);
         let whole = bpe.tokenizer.encode(TEXT, false).expect("encoded");
         for size in 1..40 {
-            let ranges = cuts(TEXT, size);
-            let pieces: Vec<&str> = ranges.into_iter().map(|range| &TEXT[range]).collect();
+            let pieces = cut(TEXT, size);
             assert_eq!(pieces.concat(), TEXT);
             let ids: Vec<u32> = pieces
                 .iter()
@@ -273,7 +268,8 @@ mod tests {
                 .collect();
             assert_eq!(ids, whole.get_ids(), "pieces of {size} bytes");
         }
-        assert_eq!(cuts("aaaa", 2), [0..4]);
+        assert_eq!(cut("aaaa", 2), ["aaaa"]);
+        assert_eq!(cut("aa bb", 1), ["aa", " bb"]);
     }
 
     #[test]
