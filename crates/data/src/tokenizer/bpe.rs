@@ -133,7 +133,7 @@ impl BpeTokenizer {
     fn encode_texts(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         let mut pieces: Vec<&str> = Vec::new();
         let mut owners = Vec::new();
-        for (owner, text) in texts.iter().enumerate() {
+        for (owner, &text) in texts.iter().enumerate() {
             let cuts = if self.cuttable { cut(text, PIECE) } else { vec![text] };
             owners.extend(std::iter::repeat_n(owner, cuts.len()));
             pieces.extend(cuts);
