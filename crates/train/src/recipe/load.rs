@@ -1,0 +1,234 @@
+//! Reads a recipe, applies `--set key=value`, and says precisely what is wrong with either.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::Recipe;
+
+/// What is wrong with a recipe.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("cannot read the recipe `{}`: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or a value has the wrong type.
+    #[error("{place}: {message}")]
+    Malformed {
+        /// File, line and column, or the override.
+        place: String,
+        /// The key, what was expected, what came.
+        message: String,
+    },
+    /// A key or a choice that there is not.
+    #[error("{place}: {message}{}", suggestion(.nearest, .valid))]
+    Unknown {
+        /// File, line and column, or the override.
+        place: String,
+        /// The key's whole path, or the choice and its key.
+        message: String,
+        /// The nearest valid name, where one is near.
+        nearest: Option<String>,
+        /// All valid names.
+        valid: Vec<String>,
+    },
+    /// A value that no run can have.
+    #[error("`{key}` must be {expected}, found {found}")]
+    Value {
+        /// The key's path.
+        key: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// An override that is not `key=value`.
+    #[error("`--set {text}`: {reason}; write for example `--set train.steps=1000`")]
+    Override {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn suggestion(nearest: &Option<String>, valid: &[String]) -> String {
+    let nearest = nearest.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+    format!("{nearest} (valid here: {})", valid.join(", "))
+}
+
+/// One `--set key=value`: a dotted path into the recipe and a TOML value. A value that is not TOML is taken as text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Override {
+    text: String,
+    path: Vec<String>,
+    value: Value,
+}
+
+impl FromStr for Override {
+    type Err = RecipeError;
+
+    fn from_str(text: &str) -> Result<Self, RecipeError> {
+        let bad = |reason: &str| RecipeError::Override { text: text.into(), reason: reason.into() };
+        let (key, value) = text.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
+        let path: Vec<String> = key.split('.').map(|part| part.trim().to_owned()).collect();
+        if path.iter().any(String::is_empty) {
+            return Err(bad("a part of the key is empty"));
+        }
+        let value = match toml::from_str::<Table>(&format!("v = {value}")) {
+            Ok(mut table) if table.len() == 1 => table.remove("v"),
+            _ => None,
+        };
+        let value = value.unwrap_or_else(|| Value::String(text[key.len() + 1..].to_owned()));
+        Ok(Override { text: text.to_owned(), path, value })
+    }
+}
+
+impl Override {
+    fn apply(&self, table: &mut Table) -> Result<(), RecipeError> {
+        let Some((last, sections)) = self.path.split_last() else { return Ok(()) };
+        let mut table = table;
+        for section in sections {
+            let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            table = entry.as_table_mut().ok_or_else(|| RecipeError::Override {
+                text: self.text.clone(),
+                reason: format!("`{section}` is a value and has no keys"),
+            })?;
+        }
+        table.insert(last.clone(), self.value.clone());
+        Ok(())
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe file, applies overrides, fills in what depends on the file (`name`, `data.root`) and checks values.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong type or range.
+    pub fn from_file(path: &Path, overrides: &[Override]) -> Result<Self, RecipeError> {
+        let read = |source| RecipeError::Read { path: path.to_owned(), source };
+        let text = fs::read_to_string(path).map_err(read)?;
+        let mut recipe = Self::parse(&text, &path.display().to_string(), overrides)?;
+        if recipe.name.is_empty() {
+            recipe.name = path.file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned());
+        }
+        // A run folder's recipe must find the text from anywhere.
+        let folder = path.parent().unwrap_or(Path::new("")).join(recipe.data.root.take().unwrap_or_default());
+        recipe.data.root = Some(std::path::absolute(folder).map_err(read)?);
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// Reads a recipe's text; `origin` names it in messages.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_file`].
+    pub fn from_toml(text: &str, origin: &str, overrides: &[Override]) -> Result<Self, RecipeError> {
+        let mut recipe = Self::parse(text, origin, overrides)?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// The recipe as TOML, defaults included.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold, such as a seed above 2^63 - 1.
+    pub fn to_toml(&self) -> Result<String, RecipeError> {
+        toml::to_string(self).map_err(|error| RecipeError::Malformed {
+            place: "the resolved recipe".into(),
+            message: error.to_string(),
+        })
+    }
+
+    fn parse(text: &str, origin: &str, overrides: &[Override]) -> Result<Self, RecipeError> {
+        let syntax = |error: toml::de::Error| malformed(place(origin, text, error.span()), error.message());
+        if overrides.is_empty() {
+            let deserializer = toml::Deserializer::parse(text).map_err(syntax)?;
+            return serde_path_to_error::deserialize(deserializer).map_err(|error| {
+                let path = error.path().to_string();
+                let error = error.into_inner();
+                explain(place(origin, text, error.span()), &path, error.message())
+            });
+        }
+        let mut table: Table = toml::from_str(text).map_err(syntax)?;
+        for one in overrides {
+            one.apply(&mut table)?;
+        }
+        read_table(Value::Table(table), origin, overrides)
+    }
+}
+
+/// Deserialises a table that has no positions: messages name the override that brought the key, or the file.
+fn read_table<T: DeserializeOwned>(
+    value: Value,
+    origin: &str,
+    overrides: &[Override],
+) -> Result<T, RecipeError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.inner().message().to_owned();
+        let named = |o: &&Override| {
+            let key = o.path.join(".");
+            key == path
+                || key.rsplit_once('.').is_some_and(|(section, _)| section == path) && {
+                    o.path.last().is_some_and(|last| message.contains(&format!("`{last}`")))
+                }
+        };
+        let place = overrides.iter().find(named).map_or(origin.to_owned(), |o| format!("--set {}", o.text));
+        explain(place, &path, &message)
+    })
+}
+
+/// `recipe.toml:12:1` for a byte range of the text.
+fn place(origin: &str, text: &str, span: Option<std::ops::Range<usize>>) -> String {
+    let Some(before) = span.and_then(|span| text.get(..span.start)) else { return origin.to_owned() };
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+    format!("{origin}:{line}:{column}")
+}
+
+fn malformed(place: String, message: &str) -> RecipeError {
+    RecipeError::Malformed { place, message: message.trim().replace('\n', ", ") }
+}
+
+/// Turns serde's message into one with the key's path and the nearest valid name.
+fn explain(place: String, path: &str, message: &str) -> RecipeError {
+    // Serde names what it met first and what it knows after it, each in backquotes.
+    let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
+    let section = if path == "." { "" } else { path };
+    let unknown_key = message.starts_with("unknown field");
+    if unknown_key || message.starts_with("unknown variant") {
+        let found = quoted.next().unwrap_or_default();
+        let valid: Vec<String> = quoted.collect();
+        let message = if unknown_key {
+            // The path ends with the unknown key itself where the deserialiser had got as far as that.
+            let section = section.strip_suffix(&found).map_or(section, |s| s.trim_end_matches('.'));
+            let dot = if section.is_empty() { "" } else { "." };
+            format!("unknown key `{section}{dot}{found}`")
+        } else {
+            format!("`{section}` cannot be `{found}`")
+        };
+        return RecipeError::Unknown { place, message, nearest: nearest(&found, &valid), valid };
+    }
+    let message = match section {
+        "" => message.to_owned(),
+        key => format!("`{key}`: {message}"),
+    };
+    malformed(place, &message)
+}
+
+/// The most similar name, if it is similar enough to be what was meant.
+fn nearest(found: &str, valid: &[String]) -> Option<String> {
+    let score = |name: &String| strsim::jaro_winkler(&found.to_lowercase(), &name.to_lowercase());
+    let best = valid.iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
+    (score(best) > 0.7).then(|| best.clone())
+}

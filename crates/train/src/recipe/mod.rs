@@ -1,0 +1,293 @@
+//! What to train, on what, and how: the TOML file that `wgrad train` takes.
+
+mod load;
+mod validate;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use wgrad_data::{TextSource, TokenizerSpec};
+
+pub use self::load::{Override, RecipeError};
+
+/// A complete description of a training run.
+///
+/// Keys that this build does not know are refused with the nearest one that it does, so that a misspelt setting never
+/// trains another model than the one that was meant. A run folder holds the recipe as it was run, defaults included.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Names the run folder. Default: the recipe file's name.
+    #[serde(default)]
+    pub name: String,
+    /// The network.
+    pub model: ModelRecipe,
+    /// The text.
+    pub data: DataRecipe,
+    /// The optimizer.
+    pub optimizer: OptimizerRecipe,
+    /// The learning rate over the steps.
+    #[serde(default)]
+    pub schedule: ScheduleRecipe,
+    /// The loop.
+    pub train: TrainRecipe,
+    /// Text that is generated along the way.
+    #[serde(default)]
+    pub sample: SampleRecipe,
+}
+
+/// The network's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelKind {
+    /// GPT-2: learned positions, pre-LayerNorm blocks.
+    Gpt2,
+}
+
+/// The network, with the names of Hugging Face's `config.json`. The vocabulary comes from the tokenizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// The kind of network.
+    #[serde(rename = "type")]
+    pub kind: ModelKind,
+    /// Number of blocks.
+    pub n_layer: usize,
+    /// Attention heads per block; divides `n_embd`.
+    pub n_head: usize,
+    /// Width.
+    pub n_embd: usize,
+    /// Longest context in tokens.
+    pub n_positions: usize,
+    /// Width inside the feed-forward part. Default: `4 * n_embd`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_inner: Option<usize>,
+    /// `gelu` (exact), `gelu_new` (tanh), `relu`, `silu`.
+    #[serde(default = "gelu_new")]
+    pub activation_function: String,
+    /// Whether the output projection is the token embedding.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Added to the variance in LayerNorm.
+    #[serde(default = "layer_norm_epsilon")]
+    pub layer_norm_epsilon: f64,
+    /// Standard deviation of the initial weights.
+    #[serde(default = "initializer_range")]
+    pub initializer_range: f64,
+    /// Whether the projections onto the residual stream start `1 / sqrt(2 n_layer)` times smaller, as GPT-2's do.
+    #[serde(default = "yes")]
+    pub rescale_residual_init: bool,
+    /// Dropout after each block's projections.
+    #[serde(default)]
+    pub resid_pdrop: f64,
+    /// Dropout after the embeddings.
+    #[serde(default)]
+    pub embd_pdrop: f64,
+    /// Dropout of attention weights.
+    #[serde(default)]
+    pub attn_pdrop: f64,
+}
+
+/// The text: a training and a validation split, and the tokenizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecipe {
+    /// Folder to which file patterns are relative. Default: the recipe's own; in a run folder's recipe it is absolute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+    /// What to train on.
+    pub train: TextSource,
+    /// What to measure the loss on.
+    pub validation: TextSource,
+    /// How text becomes tokens.
+    #[serde(default)]
+    pub tokenizer: TokenizerSpec,
+}
+
+/// The optimizer's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay.
+    Adamw,
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+}
+
+/// Which parameters decay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// Those of two or more dimensions: weights and embeddings, but no biases and norms.
+    #[default]
+    Matrices,
+    /// Every parameter.
+    All,
+}
+
+/// The optimizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerRecipe {
+    /// `adamw` or `sgd`.
+    pub name: OptimizerKind,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// AdamW: decay of the running means of the gradient and of its square.
+    #[serde(default = "betas")]
+    pub betas: [f64; 2],
+    /// AdamW: added to the denominator.
+    #[serde(default = "eps")]
+    pub eps: f64,
+    /// SGD: share of the previous update that is kept.
+    #[serde(default)]
+    pub momentum: f64,
+    /// SGD: whether the momentum looks ahead (Nesterov).
+    #[serde(default)]
+    pub nesterov: bool,
+    /// Weight decay per unit of learning rate.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Which parameters decay: `matrices` or `all`.
+    #[serde(default)]
+    pub decay: Decay,
+}
+
+/// The schedule's kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// After the warm-up, the learning rate stays.
+    #[default]
+    Constant,
+    /// After the warm-up, half a cosine down to `min_lr` at the last step.
+    Cosine,
+}
+
+/// The learning rate over the steps: step `i` of the warm-up (from 0) has `lr * (i + 1) / warmup_steps`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleRecipe {
+    /// `constant` or `cosine`.
+    #[serde(default)]
+    pub name: ScheduleKind,
+    /// Steps until `lr` is reached.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// Where the cosine ends.
+    #[serde(default)]
+    pub min_lr: f64,
+}
+
+/// The loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainRecipe {
+    /// Updates in all.
+    pub steps: u64,
+    /// Windows per forward pass.
+    pub batch_size: usize,
+    /// Tokens per window. Default: the model's `n_positions`.
+    #[serde(default)]
+    pub context: usize,
+    /// Forward passes whose gradients are averaged into one update.
+    #[serde(default = "one")]
+    pub grad_accumulation: usize,
+    /// Largest global gradient norm; longer gradients are scaled down to it. Absent: no clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_grad_norm: Option<f64>,
+    /// Decides initial weights, data order and dropout masks.
+    #[serde(default)]
+    pub seed: u64,
+    /// Steps between two validations; there is one after the last step in any case.
+    #[serde(default = "eval_every")]
+    pub eval_every: u64,
+    /// Windows of the validation text, spread evenly.
+    #[serde(default = "validation_windows")]
+    pub validation_windows: usize,
+    /// Steps between two checkpoints; there is one after the last step in any case.
+    #[serde(default = "checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept; older ones are deleted.
+    #[serde(default = "keep_checkpoints")]
+    pub keep_checkpoints: usize,
+}
+
+/// Text that is generated while training, so that one sees what the loss means.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleRecipe {
+    /// Steps between two samples; 0 for one at the end only.
+    #[serde(default = "sample_every")]
+    pub every: u64,
+    /// What the text goes on from.
+    #[serde(default = "prompts")]
+    pub prompts: Vec<String>,
+    /// Tokens per sample.
+    #[serde(default = "sample_length")]
+    pub length: usize,
+    /// Divides the logits: below 1 bolder, 0 takes the likeliest token.
+    #[serde(default = "temperature")]
+    pub temperature: f64,
+    /// Draws among that many likeliest tokens; absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+}
+
+impl Default for SampleRecipe {
+    fn default() -> Self {
+        SampleRecipe {
+            every: sample_every(),
+            prompts: prompts(),
+            length: sample_length(),
+            temperature: temperature(),
+            top_k: None,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+fn gelu_new() -> String {
+    "gelu_new".into()
+}
+fn layer_norm_epsilon() -> f64 {
+    1e-5
+}
+fn initializer_range() -> f64 {
+    0.02
+}
+fn betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+fn eps() -> f64 {
+    1e-8
+}
+fn one() -> usize {
+    1
+}
+fn eval_every() -> u64 {
+    200
+}
+fn validation_windows() -> usize {
+    200
+}
+fn checkpoint_every() -> u64 {
+    500
+}
+fn keep_checkpoints() -> usize {
+    3
+}
+fn sample_every() -> u64 {
+    500
+}
+fn prompts() -> Vec<String> {
+    vec!["\n".into()]
+}
+fn sample_length() -> usize {
+    200
+}
+fn temperature() -> f64 {
+    0.8
+}

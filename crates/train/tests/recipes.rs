@@ -1,0 +1,152 @@
+//! Recipes: what ships is valid, and what is wrong is said precisely.
+
+use std::path::{Path, PathBuf};
+
+use wgrad_train::{Override, Recipe};
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(name)
+}
+
+fn text() -> String {
+    std::fs::read_to_string(shipped("gpt-tiny.toml")).expect("the recipe ships")
+}
+
+fn set(overrides: &[&str]) -> Vec<Override> {
+    overrides.iter().map(|text| text.parse().expect("key=value")).collect()
+}
+
+/// The message for the tiny recipe with `from` replaced by `to`.
+fn complaint(from: &str, to: &str) -> String {
+    let text = text();
+    assert!(text.contains(from), "{from}");
+    Recipe::from_toml(&text.replace(from, to), "r.toml", &[]).expect_err(to).to_string()
+}
+
+fn complaint_about(overrides: &[&str]) -> String {
+    Recipe::from_toml(&text(), "r.toml", &set(overrides)).expect_err("a bad override").to_string()
+}
+
+#[test]
+fn shipped_recipes_are_valid_and_survive_being_written_out() {
+    for name in ["gpt-nano.toml", "gpt-tiny.toml"] {
+        let recipe = Recipe::from_file(&shipped(name), &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(format!("{}.toml", recipe.name), name);
+        assert_eq!(recipe.train.context, recipe.model.n_positions);
+        let again = Recipe::from_toml(&recipe.to_toml().expect("TOML"), "resolved", &[]).expect("valid");
+        assert_eq!(again, recipe);
+    }
+}
+
+/// `r.toml:LINE:` of the line that has `text_there`.
+fn line_of(text_there: &str) -> String {
+    let line = text().lines().position(|line| line.contains(text_there)).expect("a line") + 1;
+    format!("r.toml:{line}:")
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_place_and_the_nearest_name() {
+    let error = complaint("batch_size = 8", "batchsize = 8");
+    assert!(error.starts_with(&format!("{}1: ", line_of("batch_size = 8"))), "{error}");
+    assert!(error.contains("unknown key `train.batchsize`; did you mean `batch_size`?"), "{error}");
+    let error = complaint("[optimizer]", "[optimiser]");
+    assert!(error.contains("unknown key `optimiser`; did you mean `optimizer`?"), "{error}");
+    let error = complaint("range = [2009, 2018]", "rage = [2009, 2018]");
+    assert!(error.contains("unknown key `data.train.rage`; did you mean `range`?"), "{error}");
+    let error = complaint("kind = \"bytes\"", "kind = \"bpe\", vocabsize = 300");
+    assert!(error.contains("unknown key `data.tokenizer.vocabsize`; did you mean `vocab_size`?"), "{error}");
+}
+
+#[test]
+fn a_name_that_resembles_nothing_lists_what_is_valid() {
+    let error = complaint("steps = 200", "qqq = 200");
+    assert!(error.contains("`train.qqq` (valid here: steps, batch_size,"), "{error}");
+}
+
+#[test]
+fn an_unknown_choice_names_the_nearest_one() {
+    let error = complaint("name = \"adamw\"", "name = \"adam\"");
+    assert!(error.contains("`optimizer.name` cannot be `adam`; did you mean `adamw`?"), "{error}");
+}
+
+#[test]
+fn a_wrong_type_is_refused_with_its_place() {
+    let error = complaint("steps = 200", "steps = \"many\"");
+    assert!(
+        error.starts_with(&format!("{}9: ", line_of("steps = 200"))) && error.contains("`train.steps`"),
+        "{error}"
+    );
+    assert!(error.contains("invalid type: string \"many\""), "{error}");
+    let error = complaint("n_head = 2", "n_head = -2");
+    assert!(error.contains("`model.n_head`"), "{error}");
+}
+
+#[test]
+fn a_missing_key_and_broken_syntax_are_refused_by_place() {
+    let error = complaint("steps = 200\n", "");
+    assert!(error.contains("missing field `steps`") && error.contains("r.toml"), "{error}");
+    let error = complaint("steps = 200", "steps = = 200");
+    assert!(error.starts_with(&line_of("steps = 200")), "{error}");
+}
+
+#[test]
+fn overrides_reach_every_section_and_pass_the_same_checks() {
+    let recipe = Recipe::from_toml(
+        &text(),
+        "r.toml",
+        &set(&[
+            "train.steps=7",
+            "schedule.warmup_steps = 3",
+            "name=mine",
+            "optimizer.betas=[0.5, 0.6]",
+            "data.root=a b",
+        ]),
+    )
+    .expect("valid");
+    assert_eq!((recipe.train.steps, recipe.schedule.warmup_steps, recipe.name.as_str()), (7, 3, "mine"));
+    assert_eq!((recipe.optimizer.betas, recipe.data.root), ([0.5, 0.6], Some("a b".into())));
+
+    let error = complaint_about(&["train.batch_size=4", "train.stepps=7"]);
+    assert!(
+        error.contains("--set train.stepps=7: unknown key `train.stepps`; did you mean `steps`?"),
+        "{error}"
+    );
+    let error = complaint_about(&["train.steps=many"]);
+    assert!(error.contains("--set train.steps=many: `train.steps`: invalid type"), "{error}");
+    let error = complaint_about(&["name.inner=1"]);
+    assert!(
+        error.contains("cannot") || error.contains("invalid type") || error.contains("no keys"),
+        "{error}"
+    );
+    for bad in ["steps", "=3", "train..steps=3"] {
+        assert!(bad.parse::<Override>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn values_that_no_run_can_have_are_refused_by_key() {
+    for (override_, key) in [
+        ("model.n_head=3", "`model.n_head` must be a divisor of model.n_embd, 32, found 3"),
+        ("train.context=64", "`train.context` must be at most model.n_positions, 32, found 64"),
+        ("optimizer.betas=[0.9, 1.0]", "`optimizer.betas` must be two numbers in 0..1"),
+        ("optimizer.lr=nan", "`optimizer.lr` must be above 0"),
+        ("optimizer.momentum=0.9", "`optimizer.momentum` must be absent with adamw"),
+        ("train.steps=0", "`train.steps` must be in 1..2^32"),
+        ("train.clip_grad_norm=0", "`train.clip_grad_norm` must be above 0"),
+        ("schedule.min_lr=1.0", "`schedule.min_lr` must be in 0..=optimizer.lr"),
+        ("schedule.warmup_steps=201", "`schedule.warmup_steps` must be at most train.steps, 200"),
+        ("model.resid_pdrop=1.0", "`model.resid_pdrop` must be in 0..1"),
+        ("sample.temperature=-1", "`sample.temperature` must be 0 or more"),
+        ("sample.prompts=['']", "`sample.prompts` must be"),
+        ("name='../x'", "`name` must be a file name"),
+    ] {
+        let error = complaint_about(&[override_]);
+        assert!(error.contains(key), "{override_}: {error}");
+    }
+}
+
+#[test]
+fn a_recipe_that_is_not_there_is_an_error_with_its_path() {
+    let error = Recipe::from_file(Path::new("nowhere/r.toml"), &[]).expect_err("no file").to_string();
+    assert!(error.contains("cannot read the recipe `nowhere/r.toml`"), "{error}");
+}
