@@ -1,0 +1,58 @@
+//! The error type of a training run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::RecipeError;
+
+/// `Result` with [`TrainError`].
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
+
+/// What can end a training run early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The recipe is wrong.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The text cannot be read or is too short.
+    #[error(transparent)]
+    Data(#[from] wgrad_data::DataError),
+    /// The operating system refused a file operation: a full disk, for one.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// The operation, as a verb.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A run folder that cannot be used as one.
+    #[error("{}: {reason}", path.display())]
+    RunFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What was expected, what is there, what to do.
+        reason: String,
+    },
+    /// A checkpoint is damaged or not one.
+    #[error("the checkpoint `{}` cannot be used: {reason}", path.display())]
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// Which file, what its bytes should be, what they are.
+        reason: String,
+    },
+    /// The curve cannot be drawn.
+    #[error("cannot draw the loss curve: {0}")]
+    Picture(String),
+}
+
+impl TrainError {
+    /// Wraps an I/O error with the operation and the path.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| TrainError::Io { action, path, source }
+    }
+}
