@@ -178,6 +178,8 @@ pub struct ScatterAddKernel {
 
 /// What one step of a program computes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+// A program holds kernels behind `Arc`, each once: their size does not matter, boxes would only be in the way.
+#[allow(clippy::large_enum_variant)]
 pub enum Kernel {
     /// Elementwise work (copies and fills too).
     Map(MapKernel),

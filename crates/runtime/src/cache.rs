@@ -77,7 +77,7 @@ impl ProgramCache {
         let state = &mut *guard;
         state.stats.misses += 1;
         let bytes = executable.program().temps.iter().sum::<u64>()
-            + (graph.nodes().len() * size_of::<wgrad_ir::Node>()) as u64;
+            + size_of_val(graph.nodes()) as u64;
         state.stats.bytes += bytes;
         state.stats.programs += 1;
         let entry = Entry { graph: graph.clone(), options, executable: executable.clone(), bytes };

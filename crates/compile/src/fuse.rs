@@ -1,0 +1,247 @@
+//! Which nodes get memory of their own.
+//!
+//! A node is *realized* when a kernel writes it to a buffer; every other node is *virtual* and computed inside of the
+//! kernels that use it, movements as index arithmetic. What must be realized: what is wanted, what contractions and
+//! scatters read and write, reductions. What should be: shared work that costs more than a load, results that an `Expand`
+//! repeats, and what keeps index arithmetic down to one strided view per load.
+
+use smallvec::SmallVec;
+use wgrad_ir::{BinaryOp, DeviceCaps, Graph, IndexMap, NodeId, Op, UnaryOp};
+
+/// Virtual nodes above this cost (operations, weighted) are realized even for one user: kernels stay of a size that
+/// compiles fast and keeps its values in registers.
+const MAX_COST: u32 = 96;
+/// Cost above which work that an `Expand` repeats is done once instead.
+const MAX_REPEATED_COST: u32 = 2;
+/// Cost above which work with several users is done once instead.
+const MAX_SHARED_COST: u32 = 3;
+
+/// For each node whether it is realized (inputs of the graph are).
+pub fn realized(graph: &Graph, caps: &DeviceCaps, fuse: bool) -> Vec<bool> {
+    let mut f = Fuser {
+        graph,
+        realized: vec![false; graph.nodes().len()],
+        info: Vec::with_capacity(graph.nodes().len()),
+        uses: uses(graph),
+        max_leaves: caps.max_bindings.saturating_sub(4).clamp(3, 12),
+    };
+    f.mark_required();
+    for id in graph.ids() {
+        if !fuse && graph.node(id).op.is_elementwise() {
+            f.realized[id.index()] = true;
+        }
+        let info = f.visit(id);
+        f.info.push(if f.realized[id.index()] { Info::leaf(graph, id) } else { info });
+    }
+    f.realized
+}
+
+/// The realized node whose buffer, in order, is `id`'s: reshapes do not move elements.
+pub fn contiguous_base(graph: &Graph, mut id: NodeId) -> NodeId {
+    while let Op::Reshape(_) = graph.node(id).op {
+        id = graph.node(id).inputs[0];
+    }
+    id
+}
+
+/// The first node below movements, and where `id`'s elements lie in it.
+pub fn movement_base(graph: &Graph, id: NodeId) -> (NodeId, IndexMap) {
+    let mut path: SmallVec<[NodeId; 8]> = SmallVec::new();
+    let mut base = id;
+    while graph.node(base).op.is_movement() {
+        path.push(base);
+        base = graph.node(base).inputs[0];
+    }
+    let mut map = IndexMap::contiguous(graph.node(base).shape.clone());
+    for step in path.iter().rev() {
+        map = map.apply(&graph.node(*step).op);
+    }
+    (base, map)
+}
+
+/// The realized node that a contraction reads `id` from, and the strided view it reads it through.
+pub fn matmul_operand(graph: &Graph, id: NodeId) -> (NodeId, IndexMap) {
+    let (base, map) = movement_base(graph, id);
+    if map.single().is_some() && !map.is_masked() {
+        return (base, map);
+    }
+    // A reshape that strides cannot express: read from a copy made just before it, where strides suffice.
+    let base = contiguous_base(graph, id);
+    (base, IndexMap::contiguous(graph.node(id).shape.clone()))
+}
+
+/// How often each node is used by something that computes; movements pass their uses on.
+fn uses(graph: &Graph) -> Vec<u32> {
+    let mut uses = vec![0u32; graph.nodes().len()];
+    for o in graph.outputs() {
+        uses[o.index()] += 1;
+    }
+    for id in graph.ids().rev() {
+        let node = graph.node(id);
+        let passed = if node.op.is_movement() { uses[id.index()] } else { 1 };
+        for i in &node.inputs {
+            uses[i.index()] = uses[i.index()].saturating_add(passed);
+        }
+    }
+    uses
+}
+
+/// What computing a virtual node inside of a kernel takes.
+#[derive(Clone)]
+struct Info {
+    /// What is loaded, and through which map onto this node's shape.
+    leaves: Vec<(NodeId, IndexMap)>,
+    /// Weighted operations per element.
+    cost: u32,
+}
+
+impl Info {
+    fn leaf(graph: &Graph, id: NodeId) -> Self {
+        Info { leaves: vec![(id, IndexMap::contiguous(graph.node(id).shape.clone()))], cost: 0 }
+    }
+}
+
+struct Fuser<'g> {
+    graph: &'g Graph,
+    realized: Vec<bool>,
+    info: Vec<Info>,
+    uses: Vec<u32>,
+    max_leaves: usize,
+}
+
+impl Fuser<'_> {
+    fn mark_required(&mut self) {
+        let graph = self.graph;
+        for o in graph.outputs() {
+            self.realized[contiguous_base(graph, *o).index()] = true;
+        }
+        for id in graph.ids() {
+            let node = graph.node(id);
+            match &node.op {
+                Op::Input { .. } | Op::Reduce { .. } | Op::Concat { .. } => self.realized[id.index()] = true,
+                Op::Dot => {
+                    self.realized[id.index()] = true;
+                    for &operand in &node.inputs {
+                        let (base, _) = matmul_operand(graph, operand);
+                        self.realized[base.index()] = true;
+                    }
+                }
+                Op::ScatterAdd { .. } | Op::Gather => {
+                    self.realized[id.index()] |= matches!(node.op, Op::ScatterAdd { .. });
+                    for &operand in &node.inputs {
+                        self.realized[contiguous_base(graph, operand).index()] = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn realize(&mut self, id: NodeId) {
+        self.realized[id.index()] = true;
+        self.info[id.index()] = Info::leaf(self.graph, id);
+    }
+
+    /// Decides about the operands of `id`, and about `id` itself.
+    fn visit(&mut self, id: NodeId) -> Info {
+        let graph = self.graph;
+        let node = graph.node(id);
+        match &node.op {
+            Op::Scalar { .. } | Op::Const(_) => Info { leaves: Vec::new(), cost: 0 },
+            Op::Random { .. } => Info { cost: 40, ..Info::leaf(graph, id) },
+            op if op.is_movement() => self.visit_movement(op, node.inputs[0]),
+            op if op.is_elementwise() => {
+                let mut info = self.union(&node.inputs);
+                while info.leaves.len() > self.max_leaves || info.cost > MAX_COST {
+                    // Realize the operand that brings most, and count again.
+                    let virtual_operand =
+                        |i: &&NodeId| !self.realized[i.index()] && self.info[i.index()].cost > 0;
+                    let Some(&largest) = node.inputs.iter().filter(virtual_operand).max_by_key(|i| {
+                        let info = &self.info[i.index()];
+                        (info.leaves.len(), info.cost)
+                    }) else {
+                        break;
+                    };
+                    self.realize(largest);
+                    info = self.union(&node.inputs);
+                }
+                info.cost += cost(op);
+                let shared = self.uses[id.index()] > 1;
+                if shared && !info.leaves.is_empty() && (info.leaves.len() > 1 || info.cost > MAX_SHARED_COST)
+                {
+                    self.realized[id.index()] = true;
+                }
+                info
+            }
+            _ => Info::leaf(graph, id),
+        }
+    }
+
+    fn visit_movement(&mut self, op: &Op, x: NodeId) -> Info {
+        let graph = self.graph;
+        match op {
+            Op::Expand(to) => {
+                let repeats = to.elements() > graph.node(x).shape.elements();
+                let info = &self.info[x.index()];
+                if repeats && info.cost > MAX_REPEATED_COST {
+                    self.realize(x);
+                }
+            }
+            Op::Pad { fill, .. } => {
+                let mut base = x;
+                let mut fills_agree = true;
+                while graph.node(base).op.is_movement() && !self.realized[base.index()] {
+                    if let Op::Pad { fill: inner, .. } = &graph.node(base).op {
+                        fills_agree &= inner == fill;
+                    }
+                    base = graph.node(base).inputs[0];
+                }
+                if !fills_agree || !self.realized[base.index()] {
+                    self.realize(x);
+                }
+            }
+            _ => {}
+        }
+        let moved = |info: &Info| -> Vec<(NodeId, IndexMap)> {
+            info.leaves.iter().map(|(leaf, map)| (*leaf, map.apply(op))).collect()
+        };
+        let mut leaves = moved(&self.info[x.index()]);
+        if leaves.iter().any(|(_, map)| map.single().is_none()) && !self.realized[x.index()] {
+            self.realize(x);
+            leaves = moved(&self.info[x.index()]);
+        }
+        Info { leaves, cost: self.info[x.index()].cost }
+    }
+
+    fn union(&self, inputs: &[NodeId]) -> Info {
+        let mut all = Info { leaves: Vec::new(), cost: 0 };
+        for (n, i) in inputs.iter().enumerate() {
+            if inputs[..n].contains(i) {
+                continue;
+            }
+            let info = &self.info[i.index()];
+            all.cost = all.cost.saturating_add(info.cost);
+            for leaf in &info.leaves {
+                if !all.leaves.contains(leaf) {
+                    all.leaves.push(leaf.clone());
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Roughly how many additions an operation is worth.
+fn cost(op: &Op) -> u32 {
+    match op {
+        Op::Unary(op) => match op {
+            UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Not | UnaryOp::Floor => 1,
+            UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Recip => 3,
+            UnaryOp::Exp | UnaryOp::Log => 6,
+            UnaryOp::Tanh | UnaryOp::Erf | UnaryOp::Sin | UnaryOp::Cos => 10,
+        },
+        Op::Binary(BinaryOp::Div | BinaryOp::Rem) => 2,
+        Op::Binary(BinaryOp::Pow) => 12,
+        _ => 1,
+    }
+}

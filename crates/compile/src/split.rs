@@ -1,0 +1,61 @@
+//! Long reductions in two passes.
+//!
+//! A GPU gives each result of a reduction one invocation or one workgroup; where few results combine many elements, most of
+//! it would idle. Summing chunks first and then the chunks' sums keeps it busy, and the order fixed.
+
+use smallvec::SmallVec;
+use wgrad_ir::{DeviceCaps, Graph, IrError, Node, NodeId, Op, Shape};
+
+/// Fewer results than this do not fill a GPU.
+const FEW_RESULTS: usize = 4096;
+/// Shorter reductions are not worth a second kernel.
+const LONG: usize = 4096;
+
+/// The graph with long reductions along leading or trailing axes split, for devices with workgroups.
+///
+/// # Errors
+/// A rewrite broke the graph, which is a defect.
+pub fn split_reductions(graph: &Graph, caps: &DeviceCaps) -> Result<Graph, IrError> {
+    if caps.max_workgroup_invocations <= 1 || !graph.nodes().iter().any(|n| chunks(graph, n).is_some()) {
+        return Ok(graph.clone());
+    }
+    let mut out = Graph::new();
+    let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes().len());
+    for node in graph.nodes() {
+        let inputs: SmallVec<[NodeId; 3]> = node.inputs.iter().map(|i| map[i.index()]).collect();
+        let id = match (chunks(graph, node), &node.op) {
+            (Some(count), Op::Reduce { op, axes }) => {
+                let from = &graph.node(node.inputs[0]).shape;
+                // [.., reduced.., ..] as [before, count, rest, after]: one of before and after is 1.
+                let first = axes.first().copied().unwrap_or(0);
+                let before: usize = from[..first].iter().product();
+                let long: usize = axes.iter().map(|&a| from[a]).product();
+                let after: usize = from[first + axes.len()..].iter().product();
+                let flat: Shape = [before, count, long / count, after].into();
+                let mut id = out.push(Op::Reshape(flat), &inputs)?;
+                for axis in [2, 1] {
+                    id = out.push(Op::Reduce { op: *op, axes: SmallVec::from_slice(&[axis]) }, &[id])?;
+                }
+                out.push(Op::Reshape(node.shape.clone()), &[id])?
+            }
+            _ => out.push(node.op.clone(), &inputs)?,
+        };
+        map.push(id);
+    }
+    out.set_outputs(graph.outputs().iter().map(|o| map[o.index()]).collect());
+    Ok(out)
+}
+
+/// Into how many chunks to split a reduction, if at all: a divisor of its length near the square root.
+fn chunks(graph: &Graph, node: &Node) -> Option<usize> {
+    let Op::Reduce { axes, .. } = &node.op else { return None };
+    let from = &graph.node(node.inputs[0]).shape;
+    let adjacent = axes.windows(2).all(|w| w[1] == w[0] + 1);
+    let long: usize = axes.iter().map(|&a| from[a]).product();
+    let results = node.shape.elements();
+    if !adjacent || results >= FEW_RESULTS || long < LONG || results == 0 {
+        return None;
+    }
+    let root = (long as f64).sqrt() as usize;
+    (root / 4..=root * 4).filter(|&c| c > 1 && long.is_multiple_of(c)).min_by_key(|&c| c.abs_diff(root))
+}
