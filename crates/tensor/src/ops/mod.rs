@@ -1,0 +1,35 @@
+//! The operations, one file per family. Each is a method that appends primitives; none computes anything.
+
+mod activation;
+mod binary;
+mod compare;
+mod contract;
+mod index;
+mod join;
+mod movement;
+mod reduce;
+mod unary;
+
+use crate::Tensor;
+
+impl Tensor {
+    /// An axis counted from the front, from one that may be counted from the back (-1 is the last). `extra` allows positions
+    /// beyond the rank, for operations that insert an axis.
+    pub(crate) fn axis(&self, dim: isize, extra: usize) -> Result<usize, String> {
+        let rank = self.rank() + extra;
+        let axis = if dim < 0 { dim + rank as isize } else { dim };
+        usize::try_from(axis).ok().filter(|&a| a < rank).ok_or_else(|| {
+            format!("axis {dim} is out of range for {} (rank {})", self.describe(), self.rank())
+        })
+    }
+
+    /// Several axes, ascending, each at most once.
+    pub(crate) fn axes(&self, dims: &[isize]) -> Result<smallvec::SmallVec<[usize; 6]>, String> {
+        let mut axes = dims.iter().map(|&d| self.axis(d, 0)).collect::<Result<smallvec::SmallVec<_>, _>>()?;
+        axes.sort_unstable();
+        if axes.windows(2).any(|w| w[0] == w[1]) {
+            return Err(format!("axes {dims:?} name one axis of {} twice", self.describe()));
+        }
+        Ok(axes)
+    }
+}
