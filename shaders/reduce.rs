@@ -1,0 +1,128 @@
+//! Reduce kernels: one invocation per result, or one workgroup with a tree.
+
+use std::fmt::Write;
+
+use wgrad_ir::{DType, DeviceCaps, Expr, ReduceKernel, ReduceOp, Shape};
+
+use crate::{
+    Dispatch, KernelError,
+    bindings::value_type,
+    expr::{At, Emitter, outer_views},
+    grid::Grid,
+    index::{check_elements, collapse, write_coordinates},
+};
+
+const WHAT: &str = "a reduction";
+
+/// Who computes one result.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ReduceVariant {
+    /// One invocation; good for many results.
+    Thread,
+    /// A workgroup of that many invocations (a power of two); good for few, long results.
+    Tree(u32),
+}
+
+/// Generates one dispatch with the variant that suits extents and device; none if there are no results.
+pub(crate) fn generate(kernel: &ReduceKernel, caps: &DeviceCaps) -> Result<Vec<Dispatch>, KernelError> {
+    generate_as(kernel, caps, choose(kernel, caps))
+}
+
+/// The variant that suits extents and device.
+fn choose(kernel: &ReduceKernel, caps: &DeviceCaps) -> ReduceVariant {
+    let (outer, inner) = (kernel.outer.elements(), kernel.inner.elements());
+    let most = caps.max_workgroup_invocations.min(caps.max_workgroup_bytes / 4).min(256).max(1);
+    let tree = |wanted: usize| {
+        let size = wanted.next_power_of_two().min(most as usize) as u32;
+        ReduceVariant::Tree(if size.is_power_of_two() { size } else { size.next_power_of_two() / 2 })
+    };
+    if caps.software {
+        // Barriers are dear where they are a switch between loops; they pay only if invocations would stand idle.
+        return if outer < 32 && inner >= 256 { tree(64) } else { ReduceVariant::Thread };
+    }
+    let columns = kernel.exprs.iter().any(|node| match &node.expr {
+        Expr::Load { map, .. } => {
+            let (wall, strides) = (kernel.outer.rank(), &map.outer().strides);
+            wall > 0 && strides[wall - 1] == 1 && strides.last() != Some(&1)
+        }
+        _ => false,
+    });
+    if inner < 32 || columns && outer >= 2048 {
+        ReduceVariant::Thread
+    } else {
+        tree(inner.div_ceil(4).max(32))
+    }
+}
+
+/// As [`generate`], with a given variant.
+pub(crate) fn generate_as(
+    kernel: &ReduceKernel,
+    caps: &DeviceCaps,
+    variant: ReduceVariant,
+) -> Result<Vec<Dispatch>, KernelError> {
+    let (outer, inner) = (kernel.outer.elements(), kernel.inner.elements());
+    if outer == 0 {
+        return Ok(Vec::new());
+    }
+    check_elements("the results of a reduction", outer)?;
+    check_elements("the extents that a reduction combines", inner)?;
+    let mut emitter = Emitter::new(WHAT, &kernel.exprs);
+    let live = emitter.live(&[kernel.value])?;
+    let dtype = kernel.exprs[kernel.value.index()].dtype;
+    if dtype == DType::Bool {
+        return Err(KernelError::Inconsistent("a reduction of bool".into()));
+    }
+    let ty = value_type(WHAT, dtype)?;
+    let out = emitter.bindings.arg(kernel.out, ty, true)?;
+
+    let space: Shape = kernel.outer.iter().chain(kernel.inner.iter()).copied().collect();
+    let wall = kernel.outer.rank();
+    let axes = collapse(&space, &outer_views(&kernel.exprs, &live), wall);
+    let split = axes.iter().position(|a| a.from.start >= wall).unwrap_or(axes.len());
+    let names: Vec<String> = (0..axes.len()).map(|d| format!("c{d}")).collect();
+    let mut body = String::new();
+    if inner > 0 {
+        write_coordinates(&mut body, "o", &axes[..split], &names[..split]);
+        write_coordinates(&mut body, "r", &axes[split..], &names[split..]);
+        body += &emitter.emit(&[kernel.value], &[], &At { axes: &axes, names: &names })?;
+        let _ = writeln!(body, "return v{};", kernel.value.0);
+    } else {
+        // Nothing to combine: the empty space has no addresses, and the result is the identity of a sum.
+        let _ = writeln!(body, "return {ty}();");
+    }
+    let combine = match kernel.op {
+        ReduceOp::Sum => "a + b",
+        ReduceOp::Max => "max(a, b)",
+        ReduceOp::Min => "min(a, b)",
+    };
+    let (text, size, groups) = match variant {
+        ReduceVariant::Thread => {
+            let size = 64u32.min(caps.max_workgroup_invocations.max(1));
+            (include_str!("reduce/thread.wgsl"), size, outer.div_ceil(size as usize))
+        }
+        ReduceVariant::Tree(size) => (include_str!("reduce/tree.wgsl"), size, outer),
+    };
+    let grid = Grid::fold(groups, caps.max_workgroups_per_dim)?;
+
+    let mut source = String::new();
+    emitter.bindings.write(&mut source);
+    emitter.library.write(&mut source);
+    let _ = write!(
+        source,
+        "alias Element = {ty};\nconst OUTER: u32 = {outer}u;\nconst INNER: u32 = {inner}u;\n\
+         const STARTS_WITH_ELEMENT: bool = {};\nconst ZERO: Element = {ty}();\nconst SIZE: u32 = {size}u;\n\
+         fn value(o: u32, r: u32) -> Element {{\n{body}}}\n\
+         fn combine(a: Element, b: Element) -> Element {{ return {combine}; }}\n\
+         fn store(o: u32, v: Element) {{ {out}[o] = v; }}\n\
+         fn group_number(group: vec3<u32>) -> u32 {{ return {}; }}\n{text}",
+        kernel.op != ReduceOp::Sum && inner > 0,
+        grid.number,
+    );
+    Ok(vec![Dispatch {
+        source: source.into(),
+        bindings: emitter.bindings.into_list(),
+        workgroups: grid.workgroups,
+        workgroup_size: size,
+        subgroups: false,
+    }])
+}

@@ -1,0 +1,21 @@
+// One invocation per result.
+// Reads: `value(o, r)` once for each o < OUTER, r < INNER. Writes: `store(o, v)` once for each o.
+// Workgroup: SIZE neighbouring results; no shared memory. Neighbours read neighbouring columns of a column sum together.
+// Order: blocks of 128 elements in turn, so that rounding errors grow with the number of blocks and not of elements; always the same.
+@compute @workgroup_size(SIZE)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let o = group_number(group) * SIZE + local;
+    if (o >= OUTER) { return; }
+    var total = ZERO;
+    if (STARTS_WITH_ELEMENT) { total = value(o, 0u); }
+    for (var start = 0u; start < INNER; start += 128u) {
+        let end = min(start + 128u, INNER);
+        var block = ZERO;
+        if (STARTS_WITH_ELEMENT) { block = total; }
+        for (var r = start; r < end; r++) {
+            block = combine(block, value(o, r));
+        }
+        total = combine(total, block);
+    }
+    store(o, total);
+}
