@@ -27,8 +27,9 @@ impl<'g> Builder<'g> {
         if shape.rank() == 0 {
             return Ok(scalar);
         }
-        let ones = self.reshape(scalar, shape.iter().map(|_| 1).collect())?;
-        self.expand(ones, shape)
+        let ones: Shape = shape.iter().map(|_| 1).collect();
+        let one = self.reshape(scalar, ones.clone())?;
+        if shape == ones { Ok(one) } else { self.expand(one, shape) }
     }
 
     pub(crate) fn unary(&mut self, op: UnaryOp, x: NodeId) -> Built {

@@ -94,6 +94,12 @@ impl Tensor {
         Ok(leaf)
     }
 
+    /// As [`Tensor::to_leaf`]; where that fails, the result carries the error.
+    #[must_use]
+    pub fn detach_realized(&self) -> Tensor {
+        self.to_leaf().unwrap_or_else(|error| Tensor::faulty(error, self.dtype(), self.device().clone()))
+    }
+
     /// The elements on another device, as a leaf: evaluates, reads and uploads. Itself where it is there already. Carries an
     /// error where that fails.
     #[track_caller]

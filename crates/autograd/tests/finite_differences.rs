@@ -1,0 +1,160 @@
+//! Every rule against central differences, through a naive interpreter in `f64`.
+
+mod common;
+
+use common::interpret;
+use wgrad_autograd::grad;
+use wgrad_ir::{BinaryOp, CompareOp, DType, Graph, Literal, NodeId, Op, ReduceOp, Shape, UnaryOp};
+
+/// Deterministic numbers spread over `[low, high]`, none of them equal.
+fn numbers(count: usize, low: f64, high: f64, salt: usize) -> Vec<f64> {
+    let golden = 0.618_033_988_749_895;
+    (0..count).map(|i| low + (high - low) * ((i + 1 + 31 * salt) as f64 * golden).fract()).collect()
+}
+
+/// Builds `loss = Σ y w` with arbitrary weights `w`, so that each element of `y` has a cotangent of its own, and compares the
+/// gradients for all inputs with central differences to 1e-6.
+fn check(shapes: &[&[usize]], domain: (f64, f64), build: impl Fn(&mut Graph, &[NodeId]) -> NodeId) {
+    let mut g = Graph::new();
+    let input = |g: &mut Graph, index: usize, shape: Shape| {
+        g.push(Op::Input { index: index as u32, shape, dtype: DType::F64 }, &[]).unwrap()
+    };
+    let xs: Vec<NodeId> = shapes.iter().enumerate().map(|(i, &s)| input(&mut g, i, s.into())).collect();
+    let y = build(&mut g, &xs);
+    let shape = g.node(y).shape.clone();
+    let w = input(&mut g, shapes.len(), shape.clone());
+    let weighted = g.push(Op::Binary(BinaryOp::Mul), &[y, w]).unwrap();
+    let axes = (0..shape.rank()).collect();
+    let loss = g.push(Op::Reduce { op: ReduceOp::Sum, axes }, &[weighted]).unwrap();
+
+    let mut values: Vec<Vec<f64>> =
+        shapes.iter().enumerate().map(|(i, s)| numbers(s.iter().product(), domain.0, domain.1, i)).collect();
+    values.push(numbers(shape.elements(), -1.0, 1.0, 7));
+    let forward = g.clone();
+    let gradients = grad(&mut g, loss, &xs).unwrap();
+    wgrad_ir::verify_graph(&g).unwrap();
+    let results = interpret(&g, &values);
+    for (i, gradient) in gradients.into_iter().enumerate() {
+        let analytic = &results[gradient.expect("a differentiable path").index()];
+        assert_eq!(analytic.len(), values[i].len());
+        for element in 0..values[i].len() {
+            let h = 1e-5;
+            let at = |shift: f64| {
+                let mut moved = values.clone();
+                moved[i][element] += shift;
+                interpret(&forward, &moved)[loss.index()][0]
+            };
+            let numeric = (at(h) - at(-h)) / (2.0 * h);
+            let error = (analytic[element] - numeric).abs() / numeric.abs().max(1.0);
+            assert!(
+                error < 1e-6,
+                "input {i}[{element}]: {} analytically, {numeric} numerically",
+                analytic[element]
+            );
+        }
+    }
+}
+
+fn push(g: &mut Graph, op: Op, inputs: &[NodeId]) -> NodeId {
+    g.push(op, inputs).unwrap()
+}
+
+#[test]
+fn unary_rules_match_finite_differences() {
+    for &op in UnaryOp::ALL {
+        let domain = match op {
+            UnaryOp::Log | UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Recip => (0.2, 3.0),
+            UnaryOp::Not => continue,
+            _ => (-1.9, 1.9),
+        };
+        check(&[&[2, 5]], domain, |g, x| push(g, Op::Unary(op), x));
+    }
+}
+
+#[test]
+fn binary_rules_match_finite_differences() {
+    for &op in BinaryOp::ALL {
+        if matches!(op, BinaryOp::And | BinaryOp::Or) {
+            continue;
+        }
+        check(&[&[3, 4], &[3, 4]], (0.3, 2.7), |g, x| push(g, Op::Binary(op), x));
+        // An operand that occurs twice collects both parts.
+        if !matches!(op, BinaryOp::Rem | BinaryOp::Max | BinaryOp::Min) {
+            check(&[&[5]], (0.3, 2.7), |g, x| push(g, Op::Binary(op), &[x[0], x[0]]));
+        }
+    }
+    check(&[&[6], &[6]], (-3.0, -0.5), |g, x| push(g, Op::Binary(BinaryOp::Rem), x));
+}
+
+#[test]
+fn select_and_cast_rules_match_finite_differences() {
+    check(&[&[7], &[7]], (-1.0, 1.0), |g, x| {
+        let c = push(g, Op::Compare(CompareOp::Lt), x);
+        push(g, Op::Select, &[c, x[1], x[0]])
+    });
+    check(&[&[7]], (-1.0, 1.0), |g, x| {
+        let narrow = push(g, Op::Cast(DType::F32), x);
+        push(g, Op::Cast(DType::F64), &[narrow])
+    });
+}
+
+#[test]
+fn movement_rules_match_finite_differences() {
+    let fill = Literal::from_f64(DType::F64, 3.0);
+    let movements = [
+        Op::Reshape([4, 6].into()),
+        Op::Permute([2, 0, 1].into_iter().collect()),
+        Op::Slice { ranges: [(1, 1, 1), (0, 3, 1), (2, 2, 1)].into_iter().collect() },
+        Op::Slice { ranges: [(0, 2, 1), (0, 2, 2), (1, 1, 3)].into_iter().collect() },
+        Op::Slice { ranges: [(1, 1, 4), (1, 1, 2), (0, 2, 3)].into_iter().collect() },
+        Op::Slice { ranges: [(0, 2, 1), (2, 0, 1), (0, 4, 1)].into_iter().collect() },
+        Op::Pad { widths: [(1, 0), (0, 2), (3, 1)].into_iter().collect(), fill },
+        Op::Flip([0, 2].into_iter().collect()),
+    ];
+    for op in movements {
+        check(&[&[2, 3, 4]], (-1.0, 1.0), |g, x| push(g, op.clone(), x));
+    }
+    check(&[&[2, 1, 1]], (-1.0, 1.0), |g, x| push(g, Op::Expand([2, 3, 4].into()), x));
+    check(&[&[2, 1, 3]], (-1.0, 1.0), |g, x| push(g, Op::Expand([2, 1, 3].into()), x));
+    check(&[&[2, 3], &[2, 1], &[2, 4]], (-1.0, 1.0), |g, x| push(g, Op::Concat { axis: 1 }, x));
+}
+
+#[test]
+fn reduce_rules_match_finite_differences() {
+    for &op in ReduceOp::ALL {
+        for axes in [vec![], vec![1], vec![0, 2], vec![0, 1, 2]] {
+            let axes: smallvec::SmallVec<[usize; 6]> = axes.into_iter().collect();
+            check(&[&[2, 3, 4]], (-1.0, 1.0), |g, x| push(g, Op::Reduce { op, axes: axes.clone() }, x));
+        }
+    }
+}
+
+#[test]
+fn contraction_and_index_rules_match_finite_differences() {
+    check(&[&[3, 4], &[4, 5]], (-1.0, 1.0), |g, x| push(g, Op::Dot, x));
+    check(&[&[2, 2, 3, 1], &[2, 2, 1, 2]], (-1.0, 1.0), |g, x| push(g, Op::Dot, x));
+    // Ids 0 1 2 0 1 2 (repeated, one row unused) from an iota.
+    let ids = |g: &mut Graph| {
+        let iota = push(g, Op::Iota { len: 3 }, &[]);
+        let iota = push(g, Op::Reshape([1, 3].into()), &[iota]);
+        push(g, Op::Expand([2, 3].into()), &[iota])
+    };
+    check(&[&[4, 2]], (-1.0, 1.0), |g, x| {
+        let ids = ids(g);
+        push(g, Op::Gather, &[x[0], ids])
+    });
+    check(&[&[2, 3, 2]], (-1.0, 1.0), |g, x| {
+        let ids = ids(g);
+        push(g, Op::ScatterAdd { rows: 4 }, &[ids, x[0]])
+    });
+}
+
+#[test]
+fn second_derivatives_match_finite_differences() {
+    check(&[&[4]], (0.3, 1.5), |g, x| {
+        let sin = push(g, Op::Unary(UnaryOp::Sin), x);
+        let pow = push(g, Op::Binary(BinaryOp::Pow), &[x[0], sin]);
+        let total = push(g, Op::Reduce { op: ReduceOp::Sum, axes: [0].into_iter().collect() }, &[pow]);
+        grad(g, total, &[x[0]]).unwrap()[0].unwrap()
+    });
+}
