@@ -71,10 +71,10 @@ pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrErro
                 let mut b = Builder::new(graph, realized, id);
                 let root = b.movement(Op::Permute(perm));
                 let value = b.expr(node.inputs[0], &[root]);
-                let mut k = b.finish(|exprs| {
+                b.ops.push(node.op.name());
+                let k = b.finish(|exprs| {
                     Kernel::Reduce(ReduceKernel { outer, inner, op: *op, exprs, value, out: 0 })
                 });
-                k.ops.push(node.op.name());
                 kernels.push(k);
             }
             Op::Dot => kernels.push(matmul(graph, id)?),
@@ -107,10 +107,10 @@ pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrErro
                     at += space[*axis] as i64;
                     let mut b = Builder::new(graph, realized, id);
                     let value = b.expr(part, &[]);
-                    let mut k = b.finish(|exprs| {
+                    b.ops.push(node.op.name());
+                    let k = b.finish(|exprs| {
                         Kernel::Map(MapKernel { space, exprs, stores: vec![Store { arg: 0, value, view }] })
                     });
-                    k.ops.push(node.op.name());
                     kernels.push(k);
                 }
             }

@@ -94,6 +94,32 @@ impl Program {
         self.inputs.iter().map(|r| r.bytes).sum::<u64>() + self.allocated_bytes()
     }
 
+    /// Bytes that the kernels of a run load and store, each element of each argument once per kernel: what a device with
+    /// no cache between kernels and a perfect one within them would move.
+    pub fn bytes_moved(&self) -> u64 {
+        self.steps.iter().map(|step| step.args.iter().map(|a| self.bytes(*a)).sum::<u64>()).sum()
+    }
+
+    /// The part of [`Program::bytes_moved`] that no fusion can save: operands and results of contractions, gathers and
+    /// scatters, and the program's own inputs and results where elementwise kernels touch them (optimizer state), once each.
+    pub fn bytes_minimum(&self) -> u64 {
+        let mut seen: Vec<BufferRef> = Vec::new();
+        let mut bytes = 0;
+        for step in &self.steps {
+            if matches!(*step.kernel, Kernel::MatMul(_) | Kernel::ScatterAdd(_)) {
+                bytes += step.args.iter().take(3).map(|a| self.bytes(*a)).sum::<u64>();
+                continue;
+            }
+            for arg in step.args.iter().filter(|a| !matches!(a, BufferRef::Temp(_))) {
+                if !seen.contains(arg) {
+                    seen.push(*arg);
+                    bytes += self.bytes(*arg);
+                }
+            }
+        }
+        bytes
+    }
+
     /// Floating-point operations of all contractions of a run.
     pub fn flops(&self) -> u64 {
         self.steps.iter().map(|s| s.kernel.flops()).sum()
