@@ -44,6 +44,20 @@ pub enum TrainError {
         /// Which file, what its bytes should be, what they are.
         reason: String,
     },
+    /// A loss or a gradient is infinite or not a number.
+    #[error("step {step}: the loss is {loss} and the gradient norm {grad_norm}: {culprit}; {way_out}")]
+    NotFinite {
+        /// The update, counted from 1.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// Its gradient norm before clipping.
+        grad_norm: f64,
+        /// The first tensor that holds such values.
+        culprit: String,
+        /// What to do.
+        way_out: String,
+    },
     /// The curve cannot be drawn.
     #[error("cannot draw the loss curve: {0}")]
     Picture(String),

@@ -31,6 +31,8 @@ pub struct TrainState {
     pub metrics_bytes: u64,
     /// CRC-32 of those bytes.
     pub metrics_crc32: u32,
+    /// Bytes of `samples.txt`, which is cut back likewise.
+    pub samples_bytes: u64,
     /// The lowest validation loss so far.
     pub best_loss: Option<f64>,
     /// The latest validation loss.
@@ -77,6 +79,7 @@ pub(super) fn test_state(step: u64) -> TrainState {
         train_crc32: 3,
         metrics_bytes: 4,
         metrics_crc32: 5,
+        samples_bytes: 6,
         best_loss: Some(1.5),
         last_loss: None,
     }

@@ -1,0 +1,135 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use wgrad::train::Override;
+
+/// Train small language models on any GPU, or without one.
+#[derive(Debug, Parser)]
+#[command(name = "wgrad", version, arg_required_else_help = true, after_help = "\
+Examples:
+  wgrad train recipes/gpt-nano.toml
+  wgrad train recipes/gpt-nano.toml --device gpu --set train.steps=200
+  wgrad train --resume runs/gpt-nano-001
+  wgrad generate --checkpoint runs/gpt-nano-001 --prompt \"My fellow Americans, \"
+  wgrad devices")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model by a recipe, or continue a run.
+    Train(TrainArgs),
+    /// Write text with a trained model.
+    Generate(GenerateArgs),
+    /// Measure a checkpoint's loss on validation text.
+    Evaluate(EvaluateArgs),
+    /// List the devices of this machine, with their limits and features.
+    Devices,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A run folder (runs/NAME-001, or --out) holds recipe.toml, metrics.jsonl, loss.svg, samples.txt and checkpoints/.
+Ctrl-C saves a checkpoint and leaves; --resume continues bit for bit.
+
+Examples:
+  wgrad train recipes/gpt-nano.toml
+  wgrad train recipes/gpt-nano.toml --out /tmp/run --set train.steps=500 --set optimizer.lr=3e-4
+  wgrad train --resume runs/gpt-nano-001
+  wgrad train --resume runs/gpt-nano-001 --set train.steps=4000")]
+pub(crate) struct TrainArgs {
+    /// What to train, on what, and how; may be omitted with --resume.
+    #[arg(required_unless_present = "resume")]
+    pub(crate) recipe: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+    /// Continue the run in this folder from its last complete checkpoint.
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Change a value of the recipe, by its dotted path; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<Override>,
+    /// The run folder; must be empty or not there yet.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  wgrad generate --checkpoint runs/gpt-nano-001 --prompt \"My fellow Americans, \"
+  wgrad generate --checkpoint runs/gpt-nano-001/checkpoints/step-002000 --prompt \"We \" --temperature 0")]
+pub(crate) struct GenerateArgs {
+    /// A checkpoint's folder, a run folder (its last checkpoint is taken), or a folder with config.json,
+    /// model.safetensors and tokenizer.json.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// What the text goes on from.
+    #[arg(long)]
+    pub(crate) prompt: String,
+    /// Tokens to write.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) max_new_tokens: usize,
+    /// Below 1 bolder, above 1 wilder; 0 takes the likeliest token each time.
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub(crate) temperature: f64,
+    /// Draw among the K likeliest tokens only.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Another seed, another text.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  wgrad evaluate --checkpoint runs/gpt-nano-001
+  wgrad evaluate --checkpoint path/to/model --recipe recipes/gpt-nano.toml")]
+pub(crate) struct EvaluateArgs {
+    /// A checkpoint's folder, or a run folder (its last checkpoint is taken).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// Whose validation text and windows to use; default: the run folder's own.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Change a value of the recipe, by its dotted path; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<Override>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArg {
+    /// auto, cpu, gpu (the best adapter, software included), or an id from `wgrad devices` such as gpu:0.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_recipe_may_be_omitted_only_when_resuming() {
+        assert!(Cli::try_parse_from(["wgrad", "train"]).is_err());
+        assert!(Cli::try_parse_from(["wgrad", "train", "--resume", "r"]).is_ok());
+        assert!(Cli::try_parse_from(["wgrad", "train", "r.toml", "--resume", "r", "--out", "o"]).is_err());
+        let error = Cli::try_parse_from(["wgrad", "train", "r.toml", "--set", "steps"]).expect_err("no value");
+        assert!(error.to_string().contains("there is no `=`"), "{error}");
+    }
+}

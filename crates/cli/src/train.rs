@@ -1,0 +1,47 @@
+//! `wgrad train`
+
+use std::process::ExitCode;
+
+use wgrad::train::{Interrupt, Outcome, RunOptions, resume, train};
+
+use crate::Failure;
+use crate::args::TrainArgs;
+
+/// What shells return for a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+pub(crate) fn run(args: TrainArgs) -> Result<ExitCode, Failure> {
+    let interrupt = Interrupt::default();
+    let flag = interrupt.clone();
+    ctrlc::set_handler(move || {
+        if flag.raise() {
+            // Asked twice: whoever asks does not want to wait for the checkpoint.
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("\nstopping after this step; once more to stop at once");
+    })?;
+
+    // A recipe's mistakes are told before a device is opened.
+    let recipe = args.recipe.as_deref().map(|path| wgrad::train::Recipe::from_file(path, &args.overrides)).transpose()?;
+    let opened = wgrad::devices().open(&args.device.device)?;
+    eprintln!("device {}: {} ({})", opened.device.info().id, opened.device.info().name, opened.reason);
+    let options = RunOptions { device: opened.device, interrupt };
+    let outcome = match (&args.resume, recipe) {
+        (Some(folder), recipe) => resume(folder, recipe, &args.overrides, options)?,
+        (None, Some(recipe)) => train(recipe, args.out.as_deref(), options)?,
+        (None, None) => return Err("a recipe is needed, or --resume with a run folder".into()),
+    };
+    Ok(match outcome {
+        Outcome::Finished { validation_loss, folder } => {
+            println!("done: validation loss {validation_loss:.4}, run folder {}", folder.display());
+            ExitCode::SUCCESS
+        }
+        Outcome::Interrupted { step, folder } => {
+            println!(
+                "stopped after step {step}, checkpoint saved; continue with: wgrad train --resume {}",
+                folder.display()
+            );
+            ExitCode::from(INTERRUPTED)
+        }
+    })
+}

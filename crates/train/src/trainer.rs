@@ -1,0 +1,417 @@
+//! The loop.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use wgrad_data::{Prefetcher, WindowSampler};
+use wgrad_tensor::{DeviceHandle, PendingValue};
+
+use crate::checkpoint::{Checkpoint, CheckpointStore, TrainState};
+use crate::corpus::{Corpus, fingerprint};
+use crate::curve::draw_loss_curve;
+use crate::durable;
+use crate::error::{Result, TrainError};
+use crate::interrupt::Interrupt;
+use crate::learner::Learner;
+use crate::metrics::{Metric, MetricsFile, Split};
+use crate::pretrained::Pretrained;
+use crate::progress::Progress;
+use crate::recipe::{Override, Recipe};
+use crate::run_folder::RunFolder;
+use crate::sample::{SampleOptions, generate};
+
+/// The text that a finished run shows: bytes and temperature.
+const FINAL_SAMPLE: (usize, f64) = (500, 0.8);
+
+/// What a run needs beside its recipe.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Where to compute.
+    pub device: DeviceHandle,
+    /// Stops the run between two steps when raised.
+    pub interrupt: Interrupt,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished {
+        /// The validation loss after the last step, in nats per token.
+        validation_loss: f64,
+        /// The run folder.
+        folder: PathBuf,
+    },
+    /// The interrupt was raised; a checkpoint has been saved.
+    Interrupted {
+        /// Updates that the checkpoint contains.
+        step: u64,
+        /// The run folder.
+        folder: PathBuf,
+    },
+}
+
+/// Runs a recipe from its beginning, in the folder `out` or a new numbered one below `runs`.
+///
+/// # Errors
+/// `out` holds something; the text, the device or the disk fail; the loss is not finite. Checkpoints written before the
+/// failure stay.
+pub fn train(recipe: Recipe, out: Option<&Path>, options: RunOptions) -> Result<Outcome> {
+    let folder = RunFolder::create(out, &recipe.name)?;
+    // What a run that was killed before its recipe was written may have left.
+    durable::remove_temporaries(folder.path())?;
+    folder.write_recipe(&recipe)?;
+    Trainer::begin(recipe, folder, options)?.run()
+}
+
+/// Continues the run in `folder` from its last valid checkpoint, or from the beginning if it has none yet.
+///
+/// The run's own recipe holds, unless another one is given; overrides apply to it. The continued run is the same, bit for bit,
+/// as one that was never stopped, on the same machine with the same build and device.
+///
+/// # Errors
+/// As [`train`]; the folder is not a run's, all its checkpoints are damaged, or text, seed or model are others than before.
+pub fn resume(folder: &Path, recipe: Option<Recipe>, overrides: &[Override], options: RunOptions) -> Result<Outcome> {
+    let run = RunFolder::open(folder)?;
+    let (recipe, changed) = match recipe {
+        Some(recipe) => (recipe, true),
+        None => (Recipe::from_file(&run.recipe(), overrides)?, !overrides.is_empty()),
+    };
+    let store = run.checkpoints(recipe.train.keep_checkpoints)?;
+    let trainer = if store.list()?.is_empty() {
+        eprintln!("no checkpoint had been written yet; the run starts from its beginning");
+        Trainer::begin(recipe.clone(), run, options)?
+    } else {
+        let (checkpoint, state) = Checkpoint::find(folder, |warning| eprintln!("warning: {warning}"))?;
+        eprintln!("continuing after step {} from {}", state.step, checkpoint.path.display());
+        Trainer::restore(recipe.clone(), run, &checkpoint, &state, options)?
+    };
+    // Only a recipe that fits the checkpoint replaces the old one.
+    if changed {
+        trainer.folder.write_recipe(&recipe)?;
+    }
+    trainer.run()
+}
+
+struct Trainer {
+    recipe: Recipe,
+    folder: RunFolder,
+    store: CheckpointStore,
+    options: RunOptions,
+    corpus: Corpus,
+    train_id: (u64, u32),
+    learner: Learner,
+    metrics: MetricsFile,
+    progress: Progress,
+    /// Updates queued on the device.
+    step: u64,
+    /// Updates in the newest checkpoint.
+    saved: Option<u64>,
+    pending: Option<Pending>,
+    /// When the previous update was settled.
+    clock: Instant,
+    samples_bytes: u64,
+    best_loss: Option<f64>,
+    last_loss: Option<f64>,
+}
+
+/// An update whose loss is still on its way from the device.
+struct Pending {
+    step: u64,
+    lr: f64,
+    loss: PendingValue<f32>,
+    grad_norm: PendingValue<f32>,
+}
+
+impl Trainer {
+    fn begin(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Result<Self> {
+        let corpus = Corpus::build(&recipe, None, &folder.tokens())?;
+        let learner = Learner::new(&recipe, corpus.tokenizer.vocab_size(), &options.device)?;
+        let (empty, crc) = (0, crc32fast::hash(&[]));
+        let metrics = MetricsFile::cut_back(&folder.metrics(), 0, empty, crc, |_| {})?;
+        Self::assemble(recipe, folder, options, corpus, learner, metrics, None)
+    }
+
+    fn restore(
+        recipe: Recipe,
+        folder: RunFolder,
+        checkpoint: &Checkpoint,
+        state: &TrainState,
+        options: RunOptions,
+    ) -> Result<Self> {
+        let unfit = |reason| TrainError::Checkpoint { path: checkpoint.path.clone(), reason };
+        if state.seed != recipe.train.seed {
+            return Err(unfit(format!(
+                "it was trained with train.seed = {}, the recipe says {}; keep the seed, or begin a new run",
+                state.seed, recipe.train.seed
+            )));
+        }
+        if state.step > recipe.train.steps {
+            return Err(unfit(format!(
+                "it has {} steps already, and the recipe asks for {}; raise train.steps",
+                state.step, recipe.train.steps
+            )));
+        }
+        let tokenizer = wgrad_data::Tokenizer::load(&checkpoint.path)?;
+        let corpus = Corpus::build(&recipe, Some(tokenizer), &folder.tokens())?;
+        let learner =
+            Learner::restore(&recipe, corpus.tokenizer.vocab_size(), &checkpoint.path, &options.device)?;
+        let warn = |warning| eprintln!("warning: {warning}");
+        let metrics =
+            MetricsFile::cut_back(&folder.metrics(), state.step, state.metrics_bytes, state.metrics_crc32, warn)?;
+        let trainer = Self::assemble(recipe, folder, options, corpus, learner, metrics, Some(state))?;
+        let found = trainer.train_id;
+        if found != (state.train_tokens, state.train_crc32) {
+            return Err(unfit(format!(
+                "the training text is another one now: {} tokens with checksum {:08x} instead of {} with {:08x}; restore \
+                 the text, or begin a new run",
+                found.0, found.1, state.train_tokens, state.train_crc32
+            )));
+        }
+        trainer.store.discard_after(state.step)?;
+        Ok(trainer)
+    }
+
+    fn assemble(
+        recipe: Recipe,
+        folder: RunFolder,
+        options: RunOptions,
+        corpus: Corpus,
+        learner: Learner,
+        metrics: MetricsFile,
+        state: Option<&TrainState>,
+    ) -> Result<Self> {
+        let step = state.map_or(0, |s| s.step);
+        let samples_bytes = state.map_or(0, |s| s.samples_bytes);
+        cut(&folder.samples(), samples_bytes)?;
+        Ok(Trainer {
+            store: folder.checkpoints(recipe.train.keep_checkpoints)?,
+            train_id: fingerprint(&corpus.train)?,
+            progress: Progress::new(recipe.train.steps, step),
+            saved: state.map(|s| s.step),
+            best_loss: state.and_then(|s| s.best_loss),
+            last_loss: state.and_then(|s| s.last_loss),
+            recipe,
+            folder,
+            options,
+            corpus,
+            learner,
+            metrics,
+            step,
+            pending: None,
+            clock: Instant::now(),
+            samples_bytes,
+        })
+    }
+
+    fn run(mut self) -> Result<Outcome> {
+        let outcome = self.run_steps();
+        // The bar must not stand between an error's lines.
+        self.progress.finish();
+        outcome
+    }
+
+    fn run_steps(&mut self) -> Result<Outcome> {
+        let (t, sample_every) = (self.recipe.train.clone(), self.recipe.sample.every);
+        let text = &self.corpus.train;
+        self.progress.note(&format!(
+            "{} parameters, {} training tokens, {} validation tokens, run folder {}",
+            self.learner.parameters(),
+            text.len(),
+            self.corpus.validation.stream.len(),
+            self.folder.path().display()
+        ));
+        let sampler = WindowSampler::new(text.len(), t.context, t.batch_size * t.grad_accumulation, t.seed)?;
+        let mut batches = Prefetcher::new(text.clone(), sampler, self.step)?;
+        self.clock = Instant::now();
+        while self.step < t.steps {
+            let Some(batch) = batches.next().transpose()? else { break };
+            let lr = self.learner.lr(self.step);
+            let outcome = self.learner.update(&batch, self.step)?;
+            let (loss, grad_norm) = (outcome.loss.read()?, outcome.grad_norm.read()?);
+            self.step += 1;
+            // The update before this one has had all that time; this one computes on while we wait for that.
+            let previous = self.pending.replace(Pending { step: self.step, lr, loss, grad_norm });
+            self.settle(previous)?;
+
+            let last = self.step == t.steps;
+            let due = |every: u64| every != 0 && self.step.is_multiple_of(every);
+            let (validate, sample, save) = (last || due(t.eval_every), due(sample_every), last || due(t.checkpoint_every));
+            let stop = self.options.interrupt.is_raised() && !last;
+            if validate || sample || save || stop {
+                self.settle_all()?;
+            }
+            if validate {
+                self.validate()?;
+            }
+            if sample {
+                self.sample()?;
+            }
+            if save || stop {
+                self.save()?;
+            }
+            if stop {
+                return Ok(Outcome::Interrupted { step: self.step, folder: self.folder.path().to_owned() });
+            }
+            if validate || sample || save {
+                // Speed is that of steps, not of pauses.
+                self.clock = Instant::now();
+            }
+        }
+        self.progress.finish();
+        let validation_loss = match self.last_loss {
+            Some(loss) => loss,
+            None => self.validate()?,
+        };
+        self.final_sample()?;
+        Ok(Outcome::Finished { validation_loss, folder: self.folder.path().to_owned() })
+    }
+
+    fn settle_all(&mut self) -> Result<()> {
+        let pending = self.pending.take();
+        self.settle(pending)
+    }
+
+    /// Waits for an update's loss, writes its line, and shows it.
+    fn settle(&mut self, pending: Option<Pending>) -> Result<()> {
+        let Some(Pending { step, lr, loss, grad_norm }) = pending else { return Ok(()) };
+        let first = |values: Vec<f32>| values.first().map_or(f64::NAN, |&value| f64::from(value));
+        let (loss, grad_norm) = (first(loss.wait()?), first(grad_norm.wait()?));
+        let seconds = self.clock.elapsed().as_secs_f64();
+        self.clock = Instant::now();
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            return Err(self.not_finite(step, loss, grad_norm));
+        }
+        let t = &self.recipe.train;
+        let tokens = (t.batch_size * t.grad_accumulation * t.context) as u64;
+        let tokens_per_s = tokens as f64 / seconds.max(1e-9);
+        let grad_norm = Some(grad_norm);
+        self.metrics.write(Metric { step, split: Split::Train, loss, lr, tokens_per_s, grad_norm })?;
+        self.progress.step(step, loss, lr, tokens, seconds);
+        Ok(())
+    }
+
+    /// Says which tensor went wrong first; the newest checkpoint is older than that, since one is saved only after all losses
+    /// up to it were found finite.
+    fn not_finite(&self, step: u64, loss: f64, grad_norm: f64) -> TrainError {
+        let culprit = match self.learner.first_bad_tensor() {
+            Ok(Some(culprit)) => culprit,
+            Ok(None) => "no parameter is affected".into(),
+            Err(error) => format!("the parameters cannot be read: {error}"),
+        };
+        let way_out = match self.saved {
+            Some(saved) => format!(
+                "the checkpoint of step {saved} is kept: `wgrad train --resume {} --set optimizer.lr=...` with a lower rate \
+                 continues from it",
+                self.folder.path().display()
+            ),
+            None => "no checkpoint had been written yet; begin again with a lower optimizer.lr".into(),
+        };
+        TrainError::NotFinite { step, loss, grad_norm, culprit, way_out }
+    }
+
+    fn validate(&mut self) -> Result<f64> {
+        let begun = Instant::now();
+        let validation = &self.corpus.validation;
+        let loss = self.learner.model().validation_loss(validation, self.recipe.train.batch_size, &self.options.device)?;
+        let tokens = (validation.starts.len() * validation.context) as f64;
+        self.best_loss = Some(self.best_loss.map_or(loss, |best| best.min(loss)));
+        self.last_loss = Some(loss);
+        self.metrics.write(Metric {
+            step: self.step,
+            split: Split::Validation,
+            loss,
+            lr: self.learner.lr(self.step.saturating_sub(1)),
+            tokens_per_s: tokens / begun.elapsed().as_secs_f64().max(1e-9),
+            grad_norm: None,
+        })?;
+        self.progress.note(&format!("step {}  validation loss {loss:.4}", self.step));
+        draw_loss_curve(&self.folder.curve(), &self.recipe.name, self.metrics.lines())?;
+        Ok(loss)
+    }
+
+    fn sample(&mut self) -> Result<()> {
+        let s = self.recipe.sample.clone();
+        let options = SampleOptions {
+            tokens: s.length,
+            bytes: None,
+            temperature: s.temperature,
+            top_k: s.top_k,
+            seed: self.recipe.train.seed.wrapping_add(self.step),
+        };
+        for prompt in &s.prompts {
+            let text = self.written(prompt, &options)?;
+            self.show(&format!("--- step {}, temperature {}\n{text}\n", self.step, s.temperature))?;
+        }
+        Ok(())
+    }
+
+    fn final_sample(&mut self) -> Result<()> {
+        let (bytes, temperature) = FINAL_SAMPLE;
+        let seed = self.recipe.train.seed;
+        let options = SampleOptions { tokens: bytes, bytes: Some(bytes), temperature, top_k: None, seed };
+        let prompt = self.recipe.sample.prompts.first().map_or("\n", String::as_str).to_owned();
+        let text = self.written(&prompt, &options)?;
+        self.show(&format!("--- after {} steps, temperature {temperature}\n{text}\n", self.step))
+    }
+
+    /// A prompt and what the model makes of it.
+    fn written(&self, prompt: &str, options: &SampleOptions) -> Result<String> {
+        let mut text = prompt.to_owned();
+        generate(self.learner.model(), &self.corpus.tokenizer, prompt, options, &self.options.device, |piece| {
+            text.push_str(piece);
+            true
+        })?;
+        Ok(text)
+    }
+
+    /// Prints a sample and appends it to `samples.txt`.
+    fn show(&mut self, text: &str) -> Result<()> {
+        let path = self.folder.samples();
+        let open = OpenOptions::new().create(true).append(true).open(&path);
+        open.and_then(|mut file| writeln!(file, "{text}")).map_err(TrainError::io("write", &path))?;
+        self.samples_bytes += text.len() as u64 + 1;
+        self.progress.output(text);
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        if self.saved == Some(self.step) {
+            return Ok(());
+        }
+        let (metrics_bytes, metrics_crc32) = self.metrics.sync()?;
+        let state = TrainState {
+            format: TrainState::FORMAT,
+            wgrad: env!("CARGO_PKG_VERSION").into(),
+            device: self.options.device.info().name.clone(),
+            step: self.step,
+            seed: self.recipe.train.seed,
+            train_tokens: self.train_id.0,
+            train_crc32: self.train_id.1,
+            metrics_bytes,
+            metrics_crc32,
+            samples_bytes: self.samples_bytes,
+            best_loss: self.best_loss,
+            last_loss: self.last_loss,
+        };
+        self.store.save(self.step, |folder| {
+            Pretrained::save(self.learner.model(), &self.corpus.tokenizer, folder)?;
+            self.learner.save_optimizer(folder)?;
+            state.save(folder)
+        })?;
+        self.saved = Some(self.step);
+        Ok(())
+    }
+}
+
+/// Cuts a text file back to a length; one that is shorter or not there is left as it is.
+fn cut(path: &Path, bytes: u64) -> Result<()> {
+    match fs::read(path) {
+        Ok(text) if text.len() as u64 > bytes => durable::replace_file(path, &text[..bytes as usize]),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(TrainError::io("read", path)(error)),
+    }
+}
