@@ -235,3 +235,86 @@ fn extremes(view: &View) -> Option<(i64, i64)> {
     }
     Some((low, high))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{BufferSpec, ExprId, MapKernel, OutputSpec, Step, Store, UnaryOp};
+
+    /// `y = exp(x)` over four elements, by hand.
+    fn program() -> Program {
+        let spec = BufferSpec { shape: [4].into(), dtype: DType::F32, bytes: 16 };
+        let load = Expr::Load {
+            arg: 1,
+            map: IndexMap::contiguous([4].into()),
+            fill: crate::Literal::zero(DType::F32),
+        };
+        let exprs = vec![
+            ExprNode { expr: load, dtype: DType::F32 },
+            ExprNode { expr: Expr::Unary(UnaryOp::Exp, ExprId(0)), dtype: DType::F32 },
+        ];
+        let stores = vec![Store { arg: 0, value: ExprId(1), view: View::contiguous([4].into()) }];
+        let kernel = Arc::new(Kernel::Map(MapKernel { space: [4].into(), exprs, stores }));
+        let args = vec![BufferRef::Output(0), BufferRef::Input(0)];
+        Program {
+            inputs: vec![spec.clone()],
+            results: vec![spec.clone()],
+            outputs: vec![OutputSpec {
+                source: OutputSource::Result(0),
+                shape: spec.shape,
+                dtype: spec.dtype,
+            }],
+            steps: vec![Step { kernel, args, label: "exp".into() }],
+            ..Program::default()
+        }
+    }
+
+    #[test]
+    fn a_sound_program_passes() {
+        assert_eq!(verify_program(&program()), Ok(()));
+    }
+
+    #[test]
+    fn a_buffer_too_small_for_its_kernel_is_found() {
+        let mut p = program();
+        p.inputs[0].bytes = 12;
+        let error = verify_program(&p).unwrap_err().to_string();
+        assert!(error.contains("reaches 0..=3 of 3 elements") && error.contains("exp"), "{error}");
+    }
+
+    #[test]
+    fn reading_what_is_not_yet_written_is_found() {
+        let mut p = program();
+        p.temps = vec![16];
+        Arc::make_mut(&mut p.steps[0].kernel);
+        p.steps[0].args[1] = BufferRef::Temp(0);
+        assert!(verify_program(&p).unwrap_err().to_string().contains("before it is written"));
+    }
+
+    #[test]
+    fn writing_an_input_and_reading_what_is_written_are_found() {
+        let mut p = program();
+        p.steps[0].args[0] = BufferRef::Input(0);
+        assert!(verify_program(&p).unwrap_err().to_string().contains("writes the input"));
+        let mut p = program();
+        p.steps[0].args[1] = BufferRef::Output(0);
+        assert!(verify_program(&p).unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn operands_that_do_not_fit_are_refused_with_their_shapes() {
+        let mut g = Graph::new();
+        let input = |index, shape: Shape| Op::Input { index, shape, dtype: DType::F32 };
+        let a = g.push(input(0, [2, 3].into()), &[]).unwrap();
+        let b = g.push(input(1, [2, 4].into()), &[]).unwrap();
+        let error = g.push(Op::Binary(crate::BinaryOp::Add), &[a, b]).unwrap_err().to_string();
+        assert_eq!(error, "[add] expects operands of one shape and dtype, got f32[2, 3] and f32[2, 4]");
+        let error = g.push(Op::Dot, &[a, b]).unwrap_err().to_string();
+        assert!(
+            error.contains("[batch.., m, k] x [batch.., k, n]") && error.contains("f32[2, 4]"),
+            "{error}"
+        );
+    }
+}

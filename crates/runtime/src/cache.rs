@@ -76,8 +76,7 @@ impl ProgramCache {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.stats.misses += 1;
-        let bytes = executable.program().temps.iter().sum::<u64>()
-            + size_of_val(graph.nodes()) as u64;
+        let bytes = executable.program().temps.iter().sum::<u64>() + size_of_val(graph.nodes()) as u64;
         state.stats.bytes += bytes;
         state.stats.programs += 1;
         let entry = Entry { graph: graph.clone(), options, executable: executable.clone(), bytes };
@@ -91,6 +90,11 @@ impl ProgramCache {
             }
         }
         Ok(executable)
+    }
+
+    /// Every program held, in no particular order: for reports on what a step runs.
+    pub fn executables(&self) -> Vec<Arc<dyn Executable>> {
+        self.lock().entries.iter().flat_map(|(_, list)| list.iter().map(|e| e.executable.clone())).collect()
     }
 
     /// What the cache has done so far.
