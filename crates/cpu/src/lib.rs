@@ -1,1 +1,28 @@
-//! wgrad-cpu.
+//! Runs wgrad programs natively on the CPU: the default device where there is no GPU, and the oracle that GPU results are
+//! compared with.
+//!
+//! A kernel is compiled once, when its program is prepared: maps become loops over runs of addresses (`walk`), expressions
+//! become instructions over cache-sized blocks (`tape`), whose loops are compiled for each SIMD level and chosen at run time
+//! (`lanes`). Running a program plans nothing and, once its memory is in the pool, allocates next to nothing.
+
+mod args;
+mod backend;
+mod device;
+mod exec;
+mod fold;
+mod frame;
+mod lanes;
+mod map;
+mod math;
+mod matmul;
+mod memory;
+mod ops;
+mod random;
+mod reduce;
+mod scatter;
+mod tape;
+mod threads;
+mod walk;
+
+pub use backend::CpuBackend;
+pub use device::CpuDevice;

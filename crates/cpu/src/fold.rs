@@ -1,0 +1,159 @@
+//! Combining the elements of slices, in an order that depends on lengths alone.
+
+use pulp::{Arch, Simd, WithSimd};
+use wgrad_ir::ReduceOp;
+
+use crate::ops::Element;
+
+/// Partial results that run side by side, so that additions do not wait for each other; a fixed number, so that the result is the
+/// same at every SIMD level.
+const LANES: usize = 32;
+
+/// An element that reductions combine.
+pub(crate) trait Fold: Element {
+    /// The value that changes nothing.
+    fn identity(op: ReduceOp) -> Self;
+    /// Combines two values.
+    fn combine(op: ReduceOp, a: Self, b: Self) -> Self;
+    /// Combines all of a slice.
+    fn fold(op: ReduceOp, x: &[Self]) -> Self;
+    /// `acc[i] = combine(acc[i], x[i])`
+    fn accumulate(op: ReduceOp, acc: &mut [Self], x: &[Self]);
+}
+
+struct FoldSlice<'a, T, F> {
+    x: &'a [T],
+    identity: T,
+    f: F,
+}
+
+impl<T: Element, F: Fn(T, T) -> T> WithSimd for FoldSlice<'_, T, F> {
+    type Output = T;
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> T {
+        let mut lanes = [self.identity; LANES];
+        let mut chunks = self.x.chunks_exact(LANES);
+        for chunk in &mut chunks {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane = (self.f)(*lane, x);
+            }
+        }
+        for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
+            *lane = (self.f)(*lane, x);
+        }
+        let mut width = LANES;
+        while width > 1 {
+            width /= 2;
+            for i in 0..width {
+                lanes[i] = (self.f)(lanes[i], lanes[i + width]);
+            }
+        }
+        lanes[0]
+    }
+}
+
+struct Accumulate<'a, T, F> {
+    acc: &'a mut [T],
+    x: &'a [T],
+    f: F,
+}
+
+impl<T: Element, F: Fn(T, T) -> T> WithSimd for Accumulate<'_, T, F> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (acc, &x) in self.acc.iter_mut().zip(self.x) {
+            *acc = (self.f)(*acc, x);
+        }
+    }
+}
+
+macro_rules! fold_impl {
+    ($T:ty, $low:expr, $high:expr, $add:expr, $max:expr, $min:expr) => {
+        impl Fold for $T {
+            fn identity(op: ReduceOp) -> Self {
+                match op {
+                    ReduceOp::Sum => <$T>::from_bits64(0),
+                    ReduceOp::Max => $low,
+                    ReduceOp::Min => $high,
+                }
+            }
+            #[inline]
+            fn combine(op: ReduceOp, a: Self, b: Self) -> Self {
+                match op {
+                    ReduceOp::Sum => $add(a, b),
+                    ReduceOp::Max => $max(a, b),
+                    ReduceOp::Min => $min(a, b),
+                }
+            }
+            fn fold(op: ReduceOp, x: &[Self]) -> Self {
+                let identity = Self::identity(op);
+                match op {
+                    ReduceOp::Sum => Arch::new().dispatch(FoldSlice { x, identity, f: $add }),
+                    ReduceOp::Max => Arch::new().dispatch(FoldSlice { x, identity, f: $max }),
+                    ReduceOp::Min => Arch::new().dispatch(FoldSlice { x, identity, f: $min }),
+                }
+            }
+            fn accumulate(op: ReduceOp, acc: &mut [Self], x: &[Self]) {
+                match op {
+                    ReduceOp::Sum => Arch::new().dispatch(Accumulate { acc, x, f: $add }),
+                    ReduceOp::Max => Arch::new().dispatch(Accumulate { acc, x, f: $max }),
+                    ReduceOp::Min => Arch::new().dispatch(Accumulate { acc, x, f: $min }),
+                }
+            }
+        }
+    };
+}
+
+macro_rules! float_fold {
+    ($T:ty) => {
+        fold_impl!(
+            $T,
+            <$T>::NEG_INFINITY,
+            <$T>::INFINITY,
+            |a: $T, b: $T| a + b,
+            |a: $T, b: $T| if a > b || a.is_nan() { a } else { b },
+            |a: $T, b: $T| if a < b || a.is_nan() { a } else { b }
+        );
+    };
+}
+
+macro_rules! int_fold {
+    ($T:ty) => {
+        fold_impl!(
+            $T,
+            <$T>::MIN,
+            <$T>::MAX,
+            |a: $T, b: $T| a.wrapping_add(b),
+            |a: $T, b: $T| a.max(b),
+            |a: $T, b: $T| a.min(b)
+        );
+    };
+}
+
+float_fold!(f64);
+float_fold!(f32);
+int_fold!(i32);
+int_fold!(u32);
+int_fold!(u8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_many_equal_numbers_stay_accurate() {
+        let x = vec![0.1f32; 1024];
+        let error = (f64::from(f32::fold(ReduceOp::Sum, &x)) - 1024.0 * f64::from(0.1f32)).abs();
+        assert!(error < 1e-5, "{error}");
+    }
+
+    #[test]
+    fn extremes_keep_nan_wherever_it_stands() {
+        for at in 0..70 {
+            let mut x = vec![1.0f32; 70];
+            x[at] = f32::NAN;
+            assert!(f32::fold(ReduceOp::Max, &x).is_nan() && f32::fold(ReduceOp::Min, &x).is_nan());
+        }
+    }
+}
