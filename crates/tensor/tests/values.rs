@@ -165,7 +165,7 @@ fn views_of_views_find_their_elements() {
     assert_eq!(list(&x.flip(&[0, 2]).slice(2, 0, 4, 3).narrow(1, 2, 1).reshape([4])), [23, 20, 11, 8]);
     let padded = x.narrow(0, 0, 1).squeeze(0).narrow(1, 0, 2).pad(&[(1, 0), (0, 1)], -1.0);
     assert_eq!(list(&padded), [-1, -1, -1, 0, 1, -1, 4, 5, -1, 8, 9, -1]);
-    assert_eq!(list(&padded.t().reshape([4, 3]).narrow(0, 1, 1)), [-1, 1, 5]);
+    assert_eq!(list(&padded.t().reshape([4, 3]).narrow(0, 1, 1)), [8, -1, 1]);
     let parts = Tensor::arange(7, &d).split(3, 0);
     assert_eq!(parts.iter().map(|p| list(p).len()).collect::<Vec<_>>(), [3, 3, 1]);
     let chunks = Tensor::arange(4, &d).chunk(3, 0);
