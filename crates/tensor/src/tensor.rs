@@ -137,6 +137,20 @@ impl Tensor {
         }
     }
 
+    /// A tensor that carries the error `[op] message`, of this one's dtype and device: how layers outside of this crate refuse
+    /// what they cannot do, in line with the operations here. An error that this tensor already carries takes precedence.
+    #[track_caller]
+    #[must_use]
+    pub fn invalid(&self, op: &'static str, message: impl Into<String>) -> Tensor {
+        if self.error().is_some() { self.clone() } else { self.fail(op, message) }
+    }
+
+    /// Smallest and largest element of an integer tensor, where the host knows bounds for them: of data that came from
+    /// it, and of movements and selections of such data. Not necessarily attained.
+    pub fn int_range(&self) -> Option<(i64, i64)> {
+        self.0.range
+    }
+
     /// The extents, outermost first. `[]` on a tensor that carries an error.
     pub fn shape(&self) -> &Shape {
         &self.0.shape
