@@ -142,7 +142,7 @@ impl Tensor {
     #[track_caller]
     #[must_use]
     pub fn invalid(&self, op: &'static str, message: impl Into<String>) -> Tensor {
-        if self.error().is_some() { self.clone() } else { self.fail(op, message) }
+        self.fail(op, message)
     }
 
     /// Smallest and largest element of an integer tensor, where the host knows bounds for them: of data that came from
