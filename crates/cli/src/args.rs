@@ -7,13 +7,18 @@ use wgrad::train::Override;
 
 /// Train small language models on any GPU, or without one.
 #[derive(Debug, Parser)]
-#[command(name = "wgrad", version, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "wgrad",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Examples:
   wgrad train recipes/gpt-nano.toml
   wgrad train recipes/gpt-nano.toml --device gpu --set train.steps=200
   wgrad train --resume runs/gpt-nano-001
   wgrad generate --checkpoint runs/gpt-nano-001 --prompt \"My fellow Americans, \"
-  wgrad devices")]
+  wgrad devices"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -129,7 +134,8 @@ mod tests {
         assert!(Cli::try_parse_from(["wgrad", "train"]).is_err());
         assert!(Cli::try_parse_from(["wgrad", "train", "--resume", "r"]).is_ok());
         assert!(Cli::try_parse_from(["wgrad", "train", "r.toml", "--resume", "r", "--out", "o"]).is_err());
-        let error = Cli::try_parse_from(["wgrad", "train", "r.toml", "--set", "steps"]).expect_err("no value");
+        let error =
+            Cli::try_parse_from(["wgrad", "train", "r.toml", "--set", "steps"]).expect_err("no value");
         assert!(error.to_string().contains("there is no `=`"), "{error}");
     }
 }

@@ -16,7 +16,8 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode, Failure> {
         return Err("--top-k must be 1 or more, found 0; leave it out to draw among all tokens".into());
     }
     let opened = wgrad::devices().open(&args.device.device)?;
-    let model = Pretrained::load(&args.checkpoint, &opened.device, |warning| eprintln!("warning: {warning}"))?;
+    let model =
+        Pretrained::load(&args.checkpoint, &opened.device, |warning| eprintln!("warning: {warning}"))?;
     let options = SampleOptions {
         tokens: args.max_new_tokens,
         bytes: None,

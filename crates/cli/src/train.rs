@@ -22,7 +22,11 @@ pub(crate) fn run(args: TrainArgs) -> Result<ExitCode, Failure> {
     })?;
 
     // A recipe's mistakes are told before a device is opened.
-    let recipe = args.recipe.as_deref().map(|path| wgrad::train::Recipe::from_file(path, &args.overrides)).transpose()?;
+    let recipe = args
+        .recipe
+        .as_deref()
+        .map(|path| wgrad::train::Recipe::from_file(path, &args.overrides))
+        .transpose()?;
     let opened = wgrad::devices().open(&args.device.device)?;
     eprintln!("device {}: {} ({})", opened.device.info().id, opened.device.info().name, opened.reason);
     let options = RunOptions { device: opened.device, interrupt };

@@ -6,8 +6,13 @@ use std::fs;
 
 use common::{curve, fail, recipe, resume, succeed, train, weights, wgrad};
 
-const SHORT: [&str; 5] =
-    ["train.steps=40", "train.eval_every=20", "train.checkpoint_every=10", "sample.every=20", "sample.length=20"];
+const SHORT: [&str; 5] = [
+    "train.steps=40",
+    "train.eval_every=20",
+    "train.checkpoint_every=10",
+    "sample.every=20",
+    "sample.length=20",
+];
 
 #[test]
 fn a_run_leaves_its_files_and_names_its_folder_in_the_last_line() {
@@ -18,7 +23,9 @@ fn a_run_leaves_its_files_and_names_its_folder_in_the_last_line() {
     let rest = last.strip_prefix("done: validation loss ").expect(last);
     let (loss, folder) = rest.split_once(", run folder ").expect(last);
     assert_eq!(folder, out.display().to_string());
-    for file in ["recipe.toml", "metrics.jsonl", "loss.svg", "samples.txt", "checkpoints/step-000200/config.json"] {
+    for file in
+        ["recipe.toml", "metrics.jsonl", "loss.svg", "samples.txt", "checkpoints/step-000200/config.json"]
+    {
         assert!(out.join(file).is_file(), "{file}");
     }
     assert_eq!(fs::read_dir(out.join("checkpoints")).expect("listed").count(), 3, "the last three are kept");
@@ -43,7 +50,16 @@ fn a_run_leaves_its_files_and_names_its_folder_in_the_last_line() {
 
     let generate = |checkpoint: &str, temperature: &str| {
         let mut generate = wgrad();
-        generate.args(["generate", "--device", "cpu", "--prompt", "We ", "--max-new-tokens", "40", "--checkpoint"]);
+        generate.args([
+            "generate",
+            "--device",
+            "cpu",
+            "--prompt",
+            "We ",
+            "--max-new-tokens",
+            "40",
+            "--checkpoint",
+        ]);
         generate.arg(out.join(checkpoint)).args(["--temperature", temperature]);
         succeed(generate)
     };
@@ -72,7 +88,10 @@ fn a_damaged_checkpoint_is_passed_over_with_a_warning_and_the_run_is_the_same() 
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     assert!(error.contains("warning") && error.contains("`optimizer.safetensors` is damaged"), "{error}");
-    assert!(error.contains("`state.json` is damaged") && error.contains("continuing after step 20"), "{error}");
+    assert!(
+        error.contains("`state.json` is damaged") && error.contains("continuing after step 20"),
+        "{error}"
+    );
     assert_eq!(curve(&out), expected);
     assert!(weights(&out, 40) == expected_weights);
 }
@@ -136,7 +155,16 @@ fn devices_are_listed_with_the_choice_of_auto() {
 fn a_disk_that_is_full_ends_in_an_error_and_keeps_the_last_checkpoint() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let out = dir.path().join("run");
-    succeed(train(&out, &["train.steps=10", "train.checkpoint_every=5", "sample.every=0", "schedule.name=constant", "schedule.min_lr=0"]));
+    succeed(train(
+        &out,
+        &[
+            "train.steps=10",
+            "train.checkpoint_every=5",
+            "sample.every=0",
+            "schedule.name=constant",
+            "schedule.min_lr=0",
+        ],
+    ));
     let before = weights(&out, 10);
     let mut command = std::process::Command::new("sh");
     // Blocks of 512 bytes: too few for the weights, enough for the metrics.
@@ -145,7 +173,8 @@ fn a_disk_that_is_full_ends_in_an_error_and_keeps_the_last_checkpoint() {
     let error = fail(command);
     assert!(error.contains("cannot write"), "{error}");
     assert!(weights(&out, 10) == before);
-    let left: Vec<_> = fs::read_dir(out.join("checkpoints")).expect("listed").flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(out.join("checkpoints")).expect("listed").flatten().map(|e| e.file_name()).collect();
     assert!(left.iter().all(|name| name.to_string_lossy().starts_with("step-")), "{left:?}");
     let mut command = resume(&out);
     command.args(["--set", "train.steps=20"]);

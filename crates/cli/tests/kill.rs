@@ -34,7 +34,8 @@ fn assert_same_run(out: &Path, reference: &Path) {
     let samples = |out: &Path| fs::read_to_string(out.join("samples.txt")).expect("samples");
     assert_eq!(samples(out), samples(reference));
     let names = |out: &Path| {
-        let mut names: Vec<_> = fs::read_dir(out.join("checkpoints")).expect("listed").flatten().map(|e| e.file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(out.join("checkpoints")).expect("listed").flatten().map(|e| e.file_name()).collect();
         names.sort();
         names
     };

@@ -18,6 +18,18 @@ pub enum TrainError {
     /// The text cannot be read or is too short.
     #[error(transparent)]
     Data(#[from] wgrad_data::DataError),
+    /// The model or its files.
+    #[error(transparent)]
+    Model(#[from] wgrad_models::ModelError),
+    /// Parameters and their files.
+    #[error(transparent)]
+    Nn(#[from] wgrad_nn::NnError),
+    /// The optimizer.
+    #[error(transparent)]
+    Optim(#[from] wgrad_optim::OptimError),
+    /// A computation, or the device.
+    #[error(transparent)]
+    Tensor(#[from] wgrad_tensor::TensorError),
     /// The operating system refused a file operation: a full disk, for one.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {

@@ -1,17 +1,33 @@
 //! Trains a model by a recipe: the loop, checkpoints that survive anything, metrics, progress and pictures.
+#![forbid(unsafe_code)]
 
 mod checkpoint;
+mod corpus;
 mod curve;
 mod durable;
 mod error;
+mod evaluate;
+mod interrupt;
+mod learner;
 mod metrics;
+mod pretrained;
+mod progress;
 mod recipe;
+mod run_folder;
+mod sample;
+mod trainer;
 
 pub use self::checkpoint::{Checkpoint, CheckpointStore, TrainState};
+pub use self::corpus::{Corpus, Validation};
 pub use self::curve::draw_loss_curve;
 pub use self::error::{Result, TrainError};
+pub use self::interrupt::Interrupt;
 pub use self::metrics::{Metric, MetricsFile, Split};
+pub use self::pretrained::Pretrained;
 pub use self::recipe::{
     DataRecipe, Decay, ModelKind, ModelRecipe, OptimizerKind, OptimizerRecipe, Override, Recipe, RecipeError,
     SampleRecipe, ScheduleKind, ScheduleRecipe, TrainRecipe,
 };
+pub use self::run_folder::RunFolder;
+pub use self::sample::SampleOptions;
+pub use self::trainer::{Outcome, RunOptions, resume, train};

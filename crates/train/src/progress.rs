@@ -135,7 +135,10 @@ mod tests {
 
     #[test]
     fn numbers_and_times_are_written_for_people() {
-        assert_eq!([thousands(7.0), thousands(950.2), thousands(22_500.0), thousands(1e6)], ["7", "950", "22,500", "1,000,000"]);
+        assert_eq!(
+            [thousands(7.0), thousands(950.2), thousands(22_500.0), thousands(1e6)],
+            ["7", "950", "22,500", "1,000,000"]
+        );
         assert_eq!([duration(9.4), duration(200.0), duration(3720.0)], ["9s", "3m 20s", "1h 02m"]);
     }
 
@@ -145,6 +148,8 @@ mod tests {
         for _ in 0..300 {
             rate.add(1024.0, 0.05);
         }
-        assert!((rate.tokens_per_s() - 20_480.0).abs() < 1.0 && (rate.seconds_per_step() - 0.05).abs() < 1e-9);
+        assert!(
+            (rate.tokens_per_s() - 20_480.0).abs() < 1.0 && (rate.seconds_per_step() - 0.05).abs() < 1e-9
+        );
     }
 }

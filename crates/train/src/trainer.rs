@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use wgrad_data::{Prefetcher, WindowSampler};
+use wgrad_nn::Module;
 use wgrad_tensor::{DeviceHandle, PendingValue};
 
 use crate::checkpoint::{Checkpoint, CheckpointStore, TrainState};
@@ -13,10 +14,10 @@ use crate::corpus::{Corpus, fingerprint};
 use crate::curve::draw_loss_curve;
 use crate::durable;
 use crate::error::{Result, TrainError};
+use crate::evaluate::validation_loss;
 use crate::interrupt::Interrupt;
 use crate::learner::Learner;
 use crate::metrics::{Metric, MetricsFile, Split};
-use crate::pretrained::Pretrained;
 use crate::progress::Progress;
 use crate::recipe::{Override, Recipe};
 use crate::run_folder::RunFolder;
@@ -73,7 +74,12 @@ pub fn train(recipe: Recipe, out: Option<&Path>, options: RunOptions) -> Result<
 ///
 /// # Errors
 /// As [`train`]; the folder is not a run's, all its checkpoints are damaged, or text, seed or model are others than before.
-pub fn resume(folder: &Path, recipe: Option<Recipe>, overrides: &[Override], options: RunOptions) -> Result<Outcome> {
+pub fn resume(
+    folder: &Path,
+    recipe: Option<Recipe>,
+    overrides: &[Override],
+    options: RunOptions,
+) -> Result<Outcome> {
     let run = RunFolder::open(folder)?;
     let (recipe, changed) = match recipe {
         Some(recipe) => (recipe, true),
@@ -156,13 +162,8 @@ impl Trainer {
         }
         let tokenizer = wgrad_data::Tokenizer::load(&checkpoint.path)?;
         let corpus = Corpus::build(&recipe, Some(tokenizer), &folder.tokens())?;
-        let learner =
-            Learner::restore(&recipe, corpus.tokenizer.vocab_size(), &checkpoint.path, &options.device)?;
-        let warn = |warning| eprintln!("warning: {warning}");
-        let metrics =
-            MetricsFile::cut_back(&folder.metrics(), state.step, state.metrics_bytes, state.metrics_crc32, warn)?;
-        let trainer = Self::assemble(recipe, folder, options, corpus, learner, metrics, Some(state))?;
-        let found = trainer.train_id;
+        // Everything is compared before anything in the folder is cut back.
+        let found = fingerprint(&corpus.train)?;
         if found != (state.train_tokens, state.train_crc32) {
             return Err(unfit(format!(
                 "the training text is another one now: {} tokens with checksum {:08x} instead of {} with {:08x}; restore \
@@ -170,6 +171,17 @@ impl Trainer {
                 found.0, found.1, state.train_tokens, state.train_crc32
             )));
         }
+        let learner =
+            Learner::restore(&recipe, corpus.tokenizer.vocab_size(), &checkpoint.path, &options.device)?;
+        let warn = |warning| eprintln!("warning: {warning}");
+        let metrics = MetricsFile::cut_back(
+            &folder.metrics(),
+            state.step,
+            state.metrics_bytes,
+            state.metrics_crc32,
+            warn,
+        )?;
+        let trainer = Self::assemble(recipe, folder, options, corpus, learner, metrics, Some(state))?;
         trainer.store.discard_after(state.step)?;
         Ok(trainer)
     }
@@ -218,7 +230,7 @@ impl Trainer {
         let text = &self.corpus.train;
         self.progress.note(&format!(
             "{} parameters, {} training tokens, {} validation tokens, run folder {}",
-            self.learner.parameters(),
+            self.learner.model().num_parameters(),
             text.len(),
             self.corpus.validation.stream.len(),
             self.folder.path().display()
@@ -238,7 +250,8 @@ impl Trainer {
 
             let last = self.step == t.steps;
             let due = |every: u64| every != 0 && self.step.is_multiple_of(every);
-            let (validate, sample, save) = (last || due(t.eval_every), due(sample_every), last || due(t.checkpoint_every));
+            let (validate, sample, save) =
+                (last || due(t.eval_every), due(sample_every), last || due(t.checkpoint_every));
             let stop = self.options.interrupt.is_raised() && !last;
             if validate || sample || save || stop {
                 self.settle_all()?;
@@ -315,7 +328,7 @@ impl Trainer {
     fn validate(&mut self) -> Result<f64> {
         let begun = Instant::now();
         let validation = &self.corpus.validation;
-        let loss = self.learner.model().validation_loss(validation, self.recipe.train.batch_size, &self.options.device)?;
+        let loss = validation_loss(self.learner.model(), validation, self.recipe.train.batch_size)?;
         let tokens = (validation.starts.len() * validation.context) as f64;
         self.best_loss = Some(self.best_loss.map_or(loss, |best| best.min(loss)));
         self.last_loss = Some(loss);
@@ -360,7 +373,7 @@ impl Trainer {
     /// A prompt and what the model makes of it.
     fn written(&self, prompt: &str, options: &SampleOptions) -> Result<String> {
         let mut text = prompt.to_owned();
-        generate(self.learner.model(), &self.corpus.tokenizer, prompt, options, &self.options.device, |piece| {
+        generate(self.learner.model(), &self.corpus.tokenizer, prompt, options, |piece| {
             text.push_str(piece);
             true
         })?;
@@ -397,7 +410,8 @@ impl Trainer {
             last_loss: self.last_loss,
         };
         self.store.save(self.step, |folder| {
-            Pretrained::save(self.learner.model(), &self.corpus.tokenizer, folder)?;
+            self.learner.model().save_pretrained(folder)?;
+            self.corpus.tokenizer.save(folder)?;
             self.learner.save_optimizer(folder)?;
             state.save(folder)
         })?;

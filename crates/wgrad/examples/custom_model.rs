@@ -2,7 +2,6 @@
 //!
 //! `cargo run --release -p wgrad --example custom_model`
 
-use wgrad::nn::{Init, Linear};
 use wgrad::prelude::*;
 
 /// `W2 tanh(W1 x + b1) + b2`
@@ -31,7 +30,7 @@ fn huber(prediction: &Tensor, target: &Tensor) -> Tensor {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = wgrad::devices().open("cpu")?.device;
-    let model = Mlp::new(&Init::new(1, &device), 32);
+    let model = Mlp::new(&Init::new(&device, 1), 32);
     println!("{} parameters", model.num_parameters());
 
     let xs: Vec<f32> = (0..128).map(|i| i as f32 / 64.0 - 1.0).collect();
@@ -39,7 +38,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let x = Tensor::from_vec(xs, [128, 1], &device);
     let y = Tensor::from_vec(ys, [128, 1], &device);
 
-    let mut optimizer = AdamW::new(&model, 1e-2);
+    let mut optimizer = AdamW::new(all_parameters(&model, 0.0), AdamWConfig::default());
+    optimizer.set_lr(1e-2);
     let mut losses = Vec::new();
     for step in 0..300 {
         let loss = huber(&model.forward(&x), &y);

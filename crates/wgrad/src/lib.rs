@@ -37,7 +37,7 @@ pub fn devices() -> &'static Registry {
     static REGISTRY: OnceLock<Registry> = OnceLock::new();
     REGISTRY.get_or_init(|| {
         let backends: Vec<Box<dyn Backend>> = vec![
-            Box::new(wgrad_cpu::CpuBackend::default()),
+            Box::new(wgrad_cpu::CpuBackend),
             #[cfg(feature = "gpu")]
             Box::new(wgrad_gpu::GpuBackend::default()),
         ];
@@ -47,7 +47,9 @@ pub fn devices() -> &'static Registry {
 
 /// What a model and its training loop need.
 pub mod prelude {
-    pub use wgrad_nn::{Context, Module, Param, functional};
-    pub use wgrad_optim::{AdamW, Optimizer, Sgd};
+    pub use wgrad_nn::{Context, Init, Linear, Module, Param, functional};
+    pub use wgrad_optim::{
+        AdamW, AdamWConfig, Optimizer, Schedule, Sgd, SgdConfig, all_parameters, decay_matrices_only,
+    };
     pub use wgrad_tensor::{DType, DeviceHandle, RandomKey, Shape, Tensor, TensorError, eval, grad};
 }

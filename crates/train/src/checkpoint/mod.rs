@@ -110,13 +110,18 @@ impl Checkpoint {
         Ok((Checkpoint { step: state.step, path: path.to_owned() }, state))
     }
 
+    /// Whether `path` itself is a checkpoint, damaged or not.
+    pub fn is_at(path: &Path) -> bool {
+        path.join(manifest::MANIFEST_FILE).exists()
+    }
+
     /// The checkpoint that `path` means: itself, or the latest valid one of a run folder or of its `checkpoints`. A damaged
     /// one is passed over; `warn` gets a sentence about it.
     ///
     /// # Errors
     /// There is none that is valid.
     pub fn find(path: &Path, mut warn: impl FnMut(String)) -> Result<(Self, TrainState)> {
-        if path.join(manifest::MANIFEST_FILE).exists() {
+        if Self::is_at(path) {
             return Self::open(path);
         }
         let inner = path.join("checkpoints");

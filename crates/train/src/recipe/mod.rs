@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use wgrad_data::{TextSource, TokenizerSpec};
+use wgrad_nn::Activation;
 
 pub use self::load::{Override, RecipeError};
 
@@ -64,7 +65,7 @@ pub struct ModelRecipe {
     pub n_inner: Option<usize>,
     /// `gelu` (exact), `gelu_new` (tanh), `relu`, `silu`.
     #[serde(default = "gelu_new")]
-    pub activation_function: String,
+    pub activation_function: Activation,
     /// Whether the output projection is the token embedding.
     #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
@@ -249,8 +250,8 @@ impl Default for SampleRecipe {
 fn yes() -> bool {
     true
 }
-fn gelu_new() -> String {
-    "gelu_new".into()
+fn gelu_new() -> Activation {
+    Activation::GeluTanh
 }
 fn layer_norm_epsilon() -> f64 {
     1e-5

@@ -1,0 +1,221 @@
+//! The model and the optimizer of a recipe, as one thing that learns from batches.
+
+use std::fs;
+use std::path::Path;
+
+use wgrad_data::Batch;
+use wgrad_models::{Gpt2Config, Gpt2Init, Gpt2LMHead};
+use wgrad_nn::{Context, Init, Module, safetensors};
+use wgrad_optim::{
+    AdamW, AdamWConfig, Optimizer, OptimizerState, Schedule, Sgd, SgdConfig, StepOutcome, all_parameters,
+    decay_matrices_only,
+};
+use wgrad_tensor::{DeviceHandle, Tensor};
+
+use crate::error::{Result, TrainError};
+use crate::evaluate::{next_token_loss, upload};
+use crate::recipe::{Decay, ModelRecipe, OptimizerKind, OptimizerRecipe, Recipe, ScheduleKind};
+
+/// The optimizer's files in a checkpoint: its tensors and its numbers.
+const OPTIMIZER_TENSORS: &str = "optimizer.safetensors";
+const OPTIMIZER_NUMBERS: &str = "optimizer.json";
+
+pub(crate) struct Learner {
+    model: Gpt2LMHead,
+    optimizer: Box<dyn Optimizer>,
+    schedule: Schedule,
+    device: DeviceHandle,
+    seed: u64,
+    micro_batches: usize,
+}
+
+impl Learner {
+    /// With initial weights by the recipe's seed.
+    pub(crate) fn new(recipe: &Recipe, vocab_size: usize, device: &DeviceHandle) -> Result<Self> {
+        let scheme =
+            if recipe.model.rescale_residual_init { Gpt2Init::ScaledResiduals } else { Gpt2Init::Plain };
+        Self::with_init(recipe, vocab_size, device, scheme)
+    }
+
+    fn with_init(
+        recipe: &Recipe,
+        vocab_size: usize,
+        device: &DeviceHandle,
+        scheme: Gpt2Init,
+    ) -> Result<Self> {
+        let init = Init::new(device, recipe.train.seed);
+        let model = Gpt2LMHead::new(&config(&recipe.model, vocab_size), &init, scheme)?;
+        let mut optimizer = optimizer(&recipe.optimizer, &model);
+        optimizer.set_clip_grad_norm(recipe.train.clip_grad_norm);
+        Ok(Learner {
+            model,
+            optimizer,
+            schedule: schedule(recipe),
+            device: device.clone(),
+            seed: recipe.train.seed,
+            micro_batches: recipe.train.grad_accumulation,
+        })
+    }
+
+    /// With weights and optimizer state from a checkpoint's folder.
+    pub(crate) fn restore(
+        recipe: &Recipe,
+        vocab_size: usize,
+        folder: &Path,
+        device: &DeviceHandle,
+    ) -> Result<Self> {
+        let mut learner = Self::with_init(recipe, vocab_size, device, Gpt2Init::Zeros)?;
+        learner.model.load_safetensors(&folder.join("model.safetensors"), true)?;
+        let tensors = safetensors::load(&folder.join(OPTIMIZER_TENSORS), device)?;
+        let path = folder.join(OPTIMIZER_NUMBERS);
+        let json = fs::read(&path).map_err(TrainError::io("read", &path))?;
+        let scalars = serde_json::from_slice(&json).map_err(|error| TrainError::Checkpoint {
+            path: folder.to_owned(),
+            reason: format!("`{OPTIMIZER_NUMBERS}`: {error}"),
+        })?;
+        learner.optimizer.load_state_dict(&OptimizerState { tensors, scalars })?;
+        Ok(learner)
+    }
+
+    /// Writes the optimizer's state into a checkpoint's folder.
+    pub(crate) fn save_optimizer(&self, folder: &Path) -> Result<()> {
+        let state = self.optimizer.state_dict();
+        safetensors::save(&folder.join(OPTIMIZER_TENSORS), &state.tensors, &[])?;
+        let path = folder.join(OPTIMIZER_NUMBERS);
+        fs::write(&path, state.scalars.to_string()).map_err(TrainError::io("write", &path))
+    }
+
+    pub(crate) fn model(&self) -> &Gpt2LMHead {
+        &self.model
+    }
+
+    /// The learning rate of update `step`, counted from 0.
+    pub(crate) fn lr(&self, step: u64) -> f64 {
+        self.schedule.lr(step)
+    }
+
+    /// Queues update `step`, counted from 0, on a batch of all its micro-batches' windows.
+    pub(crate) fn update(&mut self, batch: &Batch, step: u64) -> Result<StepOutcome> {
+        self.optimizer.set_lr(self.schedule.lr(step));
+        let last = self.micro_batches - 1;
+        for micro in 0..last {
+            let loss = self.loss(batch, micro, step);
+            self.optimizer.accumulate(&loss)?;
+        }
+        let loss = self.loss(batch, last, step);
+        Ok(self.optimizer.step(&loss)?)
+    }
+
+    /// The training loss of one micro-batch.
+    fn loss(&self, batch: &Batch, micro: usize, step: u64) -> Tensor {
+        let windows = batch.batch / self.micro_batches;
+        let range = micro * windows * batch.context..(micro + 1) * windows * batch.context;
+        let part = Batch {
+            inputs: batch.inputs[range.clone()].to_vec(),
+            targets: batch.targets[range].to_vec(),
+            batch: windows,
+            context: batch.context,
+        };
+        let (inputs, targets) = upload(part, &self.device);
+        // Each forward pass has a number of its own, and thereby masks of its own; the counter may wrap.
+        let pass = step.wrapping_mul(self.micro_batches as u64).wrapping_add(micro as u64) as u32;
+        next_token_loss(&self.model, &inputs, &targets, &Context::train(self.seed, pass))
+    }
+
+    /// The first parameter, in the model's order, that holds values which are not finite, with their number.
+    pub(crate) fn first_bad_tensor(&self) -> Result<Option<String>> {
+        for (name, tensor) in self.model.state_dict() {
+            let values = tensor.to_f64_vec()?;
+            let bad = values.iter().filter(|v| !v.is_finite()).count();
+            if bad > 0 {
+                return Ok(Some(format!(
+                    "{bad} of the {} elements of `{name}` are not finite",
+                    values.len()
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The model's configuration, in Hugging Face's terms.
+fn config(recipe: &ModelRecipe, vocab_size: usize) -> Gpt2Config {
+    Gpt2Config {
+        vocab_size,
+        n_positions: recipe.n_positions,
+        n_embd: recipe.n_embd,
+        n_layer: recipe.n_layer,
+        n_head: recipe.n_head,
+        n_inner: recipe.n_inner,
+        activation_function: recipe.activation_function,
+        resid_pdrop: recipe.resid_pdrop,
+        embd_pdrop: recipe.embd_pdrop,
+        attn_pdrop: recipe.attn_pdrop,
+        layer_norm_epsilon: recipe.layer_norm_epsilon,
+        initializer_range: recipe.initializer_range,
+        tie_word_embeddings: recipe.tie_word_embeddings,
+        ..Gpt2Config::default()
+    }
+}
+
+fn optimizer(recipe: &OptimizerRecipe, model: &Gpt2LMHead) -> Box<dyn Optimizer> {
+    let groups = match recipe.decay {
+        Decay::Matrices => decay_matrices_only(model, recipe.weight_decay),
+        Decay::All => all_parameters(model, recipe.weight_decay),
+    };
+    match recipe.name {
+        OptimizerKind::Adamw => {
+            let betas = (recipe.betas[0], recipe.betas[1]);
+            Box::new(AdamW::new(groups, AdamWConfig { betas, eps: recipe.eps }))
+        }
+        OptimizerKind::Sgd => {
+            let (momentum, nesterov) = (recipe.momentum, recipe.nesterov);
+            Box::new(Sgd::new(groups, SgdConfig { momentum, nesterov, dampening: 0.0 }))
+        }
+    }
+}
+
+fn schedule(recipe: &Recipe) -> Schedule {
+    let (lr, s) = (recipe.optimizer.lr, &recipe.schedule);
+    let min_lr = match s.name {
+        // A cosine between equal rates is a constant.
+        ScheduleKind::Constant => lr,
+        ScheduleKind::Cosine => s.min_lr,
+    };
+    Schedule::WarmupCosineTo { lr, min_lr, warmup: s.warmup_steps, total: recipe.train.steps }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny(settings: &[&str]) -> Recipe {
+        let text = include_str!("../../../recipes/gpt-tiny.toml");
+        let overrides: Vec<_> = settings.iter().map(|s| s.parse().expect("key=value")).collect();
+        Recipe::from_toml(text, "tiny", &overrides).expect("valid")
+    }
+
+    #[test]
+    fn a_constant_schedule_warms_up_and_stays() {
+        let settings =
+            ["schedule.name=constant", "schedule.min_lr=0", "optimizer.lr=0.5", "schedule.warmup_steps=4"];
+        let schedule = schedule(&tiny(&settings));
+        let rates: Vec<f64> = [0, 1, 3, 4, 100, 199].iter().map(|&i| schedule.lr(i)).collect();
+        assert_eq!(rates, [0.125, 0.25, 0.5, 0.5, 0.5, 0.5]);
+    }
+
+    /// `reference_loss.py`'s formula: 0 to 1e-3 over 100 steps, then a cosine to 1e-4 at step 2000.
+    #[test]
+    fn the_schedule_of_gpt_nano_is_the_reference_program_s() {
+        let text = include_str!("../../../recipes/gpt-nano.toml");
+        let schedule = schedule(&Recipe::from_toml(text, "nano", &[]).expect("valid"));
+        for i in [0_u64, 50, 99, 100, 777, 1999] {
+            let expected = if i < 100 {
+                1e-3 * (i + 1) as f64 / 100.0
+            } else {
+                1e-4 + 0.5 * (1e-3 - 1e-4) * (1.0 + (std::f64::consts::PI * (i - 100) as f64 / 1900.0).cos())
+            };
+            assert!((schedule.lr(i) - expected).abs() < 1e-12, "{i}");
+        }
+    }
+}
