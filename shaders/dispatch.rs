@@ -69,6 +69,17 @@ pub enum KernelError {
         /// Most per dimension.
         limit: u32,
     },
+    /// Mesa's llvmpipe ends all loops of an invocation after 65,535 iterations in total, silently.
+    #[error(
+        "{what} needs {iterations} loop iterations of one invocation, and software adapters stop after 65535: \
+        use `--device cpu`, or split the tensor"
+    )]
+    TooManyIterations {
+        /// The kind of kernel.
+        what: &'static str,
+        /// Iterations wanted.
+        iterations: usize,
+    },
     /// The compiler broke a rule of the IR; a defect of wgrad.
     #[error("inconsistent kernel: {0} (this is a defect in wgrad; please report it)")]
     Inconsistent(String),

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, ops::Range};
 
-use wgrad_ir::{IndexMap, View};
+use wgrad_ir::{DeviceCaps, IndexMap, View};
 
 use crate::KernelError;
 
@@ -12,6 +12,19 @@ pub(crate) const MAX_ELEMENTS: usize = i32::MAX as usize;
 /// Refuses spaces whose indices do not fit 31 bits.
 pub(crate) fn check_elements(what: &'static str, elements: usize) -> Result<(), KernelError> {
     if elements > MAX_ELEMENTS { Err(KernelError::TooManyElements { what, elements }) } else { Ok(()) }
+}
+
+/// Refuses more loop iterations than a software adapter runs: llvmpipe counts those of all loops of an invocation together, and
+/// beyond 65,535 it leaves them without a word (`LP_MAX_TGSI_LOOP_ITERATIONS`; measured with Mesa 22.3).
+pub(crate) fn check_iterations(
+    caps: &DeviceCaps,
+    what: &'static str,
+    iterations: usize,
+) -> Result<(), KernelError> {
+    if caps.software && iterations > 65_000 {
+        return Err(KernelError::TooManyIterations { what, iterations });
+    }
+    Ok(())
 }
 
 /// A run of neighbouring axes that every view of a kernel walks as one.

@@ -8,7 +8,7 @@ use crate::{
     Dispatch, KernelError,
     bindings::Bindings,
     grid::Grid,
-    index::{address, check_elements, collapse, integer, write_coordinates},
+    index::{address, check_elements, check_iterations, collapse, integer, write_coordinates},
 };
 
 const WHAT: &str = "a matrix product";
@@ -89,6 +89,7 @@ pub(crate) fn generate_as(
         return Ok(Vec::new());
     }
     check_elements(WHAT, results)?;
+    check_iterations(caps, WHAT, k)?;
     check_elements("an operand of a matrix product", kernel.a.shape.elements())?;
     check_elements("an operand of a matrix product", kernel.b.shape.elements())?;
 

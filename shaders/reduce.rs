@@ -9,7 +9,7 @@ use crate::{
     bindings::value_type,
     expr::{At, Emitter, outer_views},
     grid::Grid,
-    index::{check_elements, collapse, write_coordinates},
+    index::{check_elements, check_iterations, collapse, write_coordinates},
 };
 
 const WHAT: &str = "a reduction";
@@ -38,7 +38,12 @@ fn choose(kernel: &ReduceKernel, caps: &DeviceCaps) -> ReduceVariant {
     };
     if caps.software {
         // Barriers are dear where they are a switch between loops; they pay only if invocations would stand idle.
-        return if outer < 32 && inner >= 256 { tree(64) } else { ReduceVariant::Thread };
+        return match (outer, inner) {
+            // One invocation must not loop too often there (see `check_iterations`).
+            (_, 200_000..) => tree(256),
+            (..32, 256..) => tree(64),
+            _ => ReduceVariant::Thread,
+        };
     }
     let columns = kernel.exprs.iter().any(|node| match &node.expr {
         Expr::Load { map, .. } => {
@@ -98,9 +103,14 @@ pub(crate) fn generate_as(
     let (text, size, groups) = match variant {
         ReduceVariant::Thread => {
             let size = 64u32.min(caps.max_workgroup_invocations.max(1));
+            check_iterations(caps, WHAT, inner / 4 + inner / 128 + 4)?;
             (include_str!("reduce/thread.wgsl"), size, outer.div_ceil(size as usize))
         }
-        ReduceVariant::Tree(size) => (include_str!("reduce/tree.wgsl"), size, outer),
+        ReduceVariant::Tree(size) => {
+            let each = inner / size as usize;
+            check_iterations(caps, WHAT, each + each / 128 + 12)?;
+            (include_str!("reduce/tree.wgsl"), size, outer)
+        }
     };
     let grid = Grid::fold(groups, caps.max_workgroups_per_dim)?;
 

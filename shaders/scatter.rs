@@ -3,7 +3,10 @@
 use wgrad_ir::{DType, DeviceCaps, ScatterAddKernel};
 
 use crate::{
-    Binding, Dispatch, KernelError, Resource, bindings::value_type, grid::Grid, index::check_elements,
+    Binding, Dispatch, KernelError, Resource,
+    bindings::value_type,
+    grid::Grid,
+    index::{check_elements, check_iterations},
 };
 
 const WHAT: &str = "a scatter";
@@ -21,6 +24,7 @@ pub(crate) fn generate(kernel: &ScatterAddKernel, caps: &DeviceCaps) -> Result<V
     check_elements(WHAT, results)?;
     check_elements("the source of a scatter", sources)?;
     check_elements("the ids of a scatter", count.saturating_mul(2))?;
+    check_iterations(caps, WHAT, count / 2)?;
     if results == 0 {
         return Ok(Vec::new());
     }

@@ -12,7 +12,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let end = min(start + 128u, INNER);
         var block = ZERO;
         if (STARTS_WITH_ELEMENT) { block = total; }
-        for (var r = start; r < end; r++) {
+        var r = start;
+        // Four at a time: their loads can be under way together.
+        for (; r + 4u <= end; r += 4u) {
+            let v0 = value(o, r);
+            let v1 = value(o, r + 1u);
+            let v2 = value(o, r + 2u);
+            let v3 = value(o, r + 3u);
+            block = combine(combine(combine(combine(block, v0), v1), v2), v3);
+        }
+        for (; r < end; r++) {
             block = combine(block, value(o, r));
         }
         total = combine(total, block);

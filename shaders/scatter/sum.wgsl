@@ -13,6 +13,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     while (j < COUNT) {
         total = total + source[j * ROW_LEN + column];
         j = chain[COUNT + j];
+        // A second link in the same iteration.
+        if (j < COUNT) {
+            total = total + source[j * ROW_LEN + column];
+            j = chain[COUNT + j];
+        }
     }
     out[row_of(ids[i]) * ROW_LEN + column] = total;
 }

@@ -1,0 +1,197 @@
+//! Buffers, and the pool that they go back to.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use wgpu::{Buffer, BufferDescriptor, BufferUsages, Device};
+use wgrad_runtime::{DeviceError, check_available};
+
+use crate::faults::Faults;
+
+/// Unused bytes that the pool keeps at least, however little is in use.
+const KEEP_AT_LEAST: u64 = 512 << 20;
+
+/// What a buffer is for; buffers of different use are pooled apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Use {
+    /// Bound by kernels, copied to and from.
+    Storage,
+    /// Copied to, and mapped by the host.
+    Readback,
+}
+
+/// One device's buffers.
+pub(crate) struct Pool {
+    device: Device,
+    faults: Faults,
+    name: String,
+    software: bool,
+    max_buffer_bytes: u64,
+    free: Mutex<HashMap<(Use, u64), Vec<Buffer>>>,
+    free_bytes: AtomicU64,
+    allocated: AtomicU64,
+    peak: AtomicU64,
+    allocations: AtomicU64,
+}
+
+/// A buffer that goes back to its pool with its last owner. What is queued then still finds its contents: later work on the
+/// buffer comes later in the queue.
+pub(crate) struct Memory {
+    buffer: Option<Buffer>,
+    key: (Use, u64),
+    pool: Arc<Pool>,
+}
+
+impl Memory {
+    /// The buffer; its size is a size class, at least what was asked for.
+    pub(crate) fn buffer(&self) -> Option<&Buffer> {
+        self.buffer.as_ref()
+    }
+
+    /// Gives the buffer back to the system, not to the pool (it is in a state that a next owner could not use).
+    pub(crate) fn discard(mut self) {
+        if self.buffer.take().is_some() {
+            self.pool.allocated.fetch_sub(self.key.1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.give_back(self.key, buffer);
+        }
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(
+        device: Device,
+        faults: Faults,
+        name: String,
+        software: bool,
+        max_buffer_bytes: u64,
+    ) -> Self {
+        Pool {
+            device,
+            faults,
+            name,
+            software,
+            max_buffer_bytes,
+            free: Mutex::default(),
+            free_bytes: AtomicU64::new(0),
+            allocated: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            allocations: AtomicU64::new(0),
+        }
+    }
+
+    /// A buffer of at least `bytes`, from the pool or the system. Its contents are undefined. `what` names it in errors.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        usage: Use,
+        bytes: u64,
+        what: impl Fn() -> String,
+    ) -> Result<Memory, DeviceError> {
+        let size = class(bytes, self.max_buffer_bytes);
+        let key = (usage, size);
+        let pooled = self.lock().get_mut(&key).and_then(Vec::pop);
+        if let Some(buffer) = pooled {
+            self.free_bytes.fetch_sub(size, Ordering::Relaxed);
+            return Ok(Memory { buffer: Some(buffer), key, pool: self.clone() });
+        }
+        let buffer = match self.allocate(usage, size, &what) {
+            Err(DeviceError::OutOfMemory { .. }) if self.free_bytes.load(Ordering::Relaxed) > 0 => {
+                // What lies unused in the pool may be all that is missing.
+                self.trim();
+                self.allocate(usage, size, &what)?
+            }
+            other => other?,
+        };
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+        let now = self.allocated.fetch_add(size, Ordering::Relaxed) + size;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+        Ok(Memory { buffer: Some(buffer), key, pool: self.clone() })
+    }
+
+    fn allocate(&self, usage: Use, size: u64, what: &impl Fn() -> String) -> Result<Buffer, DeviceError> {
+        if self.software {
+            check_available(&self.name, what, size)?;
+        }
+        let usage = match usage {
+            Use::Storage => BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
+            Use::Readback => BufferUsages::MAP_READ | BufferUsages::COPY_DST,
+        };
+        self.faults.scoped(&self.device, &what(), size, || {
+            self.device.create_buffer(&BufferDescriptor {
+                label: None,
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        })
+    }
+
+    /// Returns all unused buffers to the system.
+    pub(crate) fn trim(&self) {
+        let unused = std::mem::take(&mut *self.lock());
+        let bytes: u64 = unused.iter().map(|((_, size), list)| size * list.len() as u64).sum();
+        self.free_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.allocated.fetch_sub(bytes, Ordering::Relaxed);
+        drop(unused);
+        // The driver frees memory once it has seen that the queue is done with it.
+        let _ = self.device.poll(wgpu::PollType::Poll);
+    }
+
+    fn give_back(&self, key: (Use, u64), buffer: Buffer) {
+        let used = self.allocated.load(Ordering::Relaxed) - self.free_bytes.load(Ordering::Relaxed);
+        if self.free_bytes.load(Ordering::Relaxed) + key.1 > KEEP_AT_LEAST.max(used) {
+            // Sizes that are no longer asked for must not pile up.
+            self.trim();
+        }
+        self.lock().entry(key).or_default().push(buffer);
+        self.free_bytes.fetch_add(key.1, Ordering::Relaxed);
+    }
+
+    /// Buffers taken from the system, bytes held now, and the most ever held.
+    pub(crate) fn counters(&self) -> (u64, u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.allocations), load(&self.allocated), load(&self.peak))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Use, u64), Vec<Buffer>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The size to allocate for `bytes`: at most an eighth more, so that neighbouring sizes share buffers; a multiple of 16, so that
+/// the last `vec4` of an array is whole; within the device's limit where `bytes` is.
+fn class(bytes: u64, limit: u64) -> u64 {
+    let bytes = bytes.max(16).next_multiple_of(16);
+    let step = if bytes <= 4096 { 256 } else { 1 << (bytes.ilog2() - 3) };
+    let rounded = bytes.next_multiple_of(step);
+    if rounded <= limit { rounded } else { bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::class;
+
+    #[test]
+    fn size_classes_waste_at_most_an_eighth_and_keep_the_limit() {
+        for bytes in [1u64, 16, 255, 4096, 4097, 5000, 1 << 20, (1 << 20) + 1, 123_456_789] {
+            let size = class(bytes, 1 << 31);
+            assert!(
+                size >= bytes && size % 16 == 0 && size <= (bytes + bytes / 8 + 16).max(bytes + 256),
+                "{bytes}"
+            );
+        }
+        assert_eq!(class((1 << 27) - 100, 1 << 27), 1 << 27);
+        assert_eq!(class((1 << 27) + 1, (1 << 27) + 16), (1 << 27) + 16);
+    }
+}
