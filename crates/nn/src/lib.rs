@@ -1,1 +1,28 @@
-//! wgrad-nn.
+//! Neural-network modules, parameters, losses and initialisers, written once in terms of tensors.
+//!
+//! A model is a plain struct whose fields are [`Param`]s and other modules. `#[derive(Module)]` gives it named traversal, and
+//! with it counting, freezing, saving and loading; a method `forward` computes. There are no globals: whether dropout is on,
+//! and which random numbers it draws, is in the [`Context`] that `forward` is given.
+#![forbid(unsafe_code)]
+
+// So that the derive's paths hold in this crate's own modules, tests and examples too.
+extern crate self as wgrad_nn;
+
+mod activation;
+mod context;
+mod error;
+pub mod functional;
+pub mod init;
+mod layers;
+mod module;
+mod param;
+pub mod safetensors;
+
+pub use activation::Activation;
+pub use context::Context;
+pub use error::NnError;
+pub use init::{Init, Initializer};
+pub use layers::{CausalSelfAttention, Conv1D, Dropout, Embedding, LayerNorm, Linear};
+pub use module::{Module, Visitor};
+pub use param::Param;
+pub use wgrad_derive::Module;
