@@ -1,0 +1,57 @@
+//! What can go wrong with a model.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+use wgrad_nn::NnError;
+use wgrad_tensor::TensorError;
+
+/// A failure to make, load, save or run a model.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// A configuration asks for something impossible or unsupported.
+    #[error("configuration of {model}: {message}")]
+    Config {
+        /// The kind of model.
+        model: &'static str,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// A configuration file cannot be understood.
+    #[error("cannot understand {}: {source}", .path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// `read`, `create`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A parameter could not be made.
+    #[error("parameter `{name}` {shape}: {source}")]
+    Parameter {
+        /// Its name.
+        name: String,
+        /// The shape that was asked for.
+        shape: String,
+        /// Why.
+        source: TensorError,
+    },
+    /// Generation was asked for something impossible.
+    #[error("cannot generate: {0}")]
+    Generate(String),
+    /// Parameters or their file.
+    #[error(transparent)]
+    Nn(#[from] NnError),
+    /// A tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}

@@ -1,0 +1,501 @@
+//! GPT-2 (Radford et al., *Language Models are Unsupervised Multitask Learners*, 2019), as Hugging Face's `GPT2LMHeadModel`
+//! computes it: a pre-norm transformer with learned positions.
+//!
+//! Legend of shapes: b batch, t time, c width (`n_embd`), h heads, d width of a head, f inner width, v vocabulary.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use wgrad_nn::{
+    Activation, Context, Conv1D, Dropout, Embedding, Init, Initializer, LayerNorm, Linear, Module,
+    functional::{Attention, cross_entropy, scaled_dot_product_attention},
+    safetensors,
+};
+use wgrad_runtime::DeviceHandle;
+use wgrad_tensor::{DType, Tensor};
+
+use crate::{CausalLanguageModel, ModelError, pretrained};
+
+/// Labels of this value do not count in [`Gpt2LMHead::loss`].
+pub const IGNORED_LABEL: i32 = -100;
+
+/// The keys of Hugging Face's `config.json` for GPT-2. Keys that do not matter here are kept in `other` and written back.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gpt2Config {
+    /// `gpt2`.
+    pub model_type: String,
+    /// Number of tokens.
+    pub vocab_size: usize,
+    /// The longest context.
+    pub n_positions: usize,
+    /// Width.
+    pub n_embd: usize,
+    /// Number of blocks.
+    pub n_layer: usize,
+    /// Heads per block; divides the width.
+    pub n_head: usize,
+    /// Inner width of the feed-forward part; four times the width if not given.
+    pub n_inner: Option<usize>,
+    /// Of the feed-forward part.
+    pub activation_function: Activation,
+    /// Dropout after each part of a block.
+    pub resid_pdrop: f64,
+    /// Dropout after the embeddings.
+    pub embd_pdrop: f64,
+    /// Dropout of attention weights.
+    pub attn_pdrop: f64,
+    /// Added to the variance in layer norms.
+    pub layer_norm_epsilon: f64,
+    /// Standard deviation of initial weights.
+    pub initializer_range: f64,
+    /// Whether attention scores are divided by `√d`.
+    pub scale_attn_weights: bool,
+    /// Whether attention scores of block `i` are also divided by `i + 1`.
+    pub scale_attn_by_inverse_layer_idx: bool,
+    /// Whether the output layer is the transposed token table.
+    pub tie_word_embeddings: bool,
+    /// Not supported; must be false.
+    pub add_cross_attention: bool,
+    /// The other keys.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl Default for Gpt2Config {
+    /// Hugging Face's defaults: the smallest published GPT-2.
+    fn default() -> Self {
+        Gpt2Config {
+            model_type: "gpt2".to_owned(),
+            vocab_size: 50257,
+            n_positions: 1024,
+            n_embd: 768,
+            n_layer: 12,
+            n_head: 12,
+            n_inner: None,
+            activation_function: Activation::GeluTanh,
+            resid_pdrop: 0.1,
+            embd_pdrop: 0.1,
+            attn_pdrop: 0.1,
+            layer_norm_epsilon: 1e-5,
+            initializer_range: 0.02,
+            scale_attn_weights: true,
+            scale_attn_by_inverse_layer_idx: false,
+            tie_word_embeddings: true,
+            add_cross_attention: false,
+            other: Map::from_iter([("architectures".to_owned(), json!(["GPT2LMHeadModel"]))]),
+        }
+    }
+}
+
+impl Gpt2Config {
+    /// The inner width of the feed-forward part.
+    pub fn inner(&self) -> usize {
+        self.n_inner.unwrap_or(4 * self.n_embd)
+    }
+
+    /// Whether such a model can be made.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] names the key that cannot be.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        let refuse = |message: String| Err(ModelError::Config { model: "GPT-2", message });
+        if self.model_type != "gpt2" {
+            return refuse(format!("`model_type` is `{}`, expected `gpt2`", self.model_type));
+        }
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("n_positions", self.n_positions),
+            ("n_embd", self.n_embd),
+            ("n_layer", self.n_layer),
+            ("n_head", self.n_head),
+            ("n_inner", self.inner()),
+        ];
+        // Ids and positions are i32 on devices.
+        if let Some((key, size)) = sizes.iter().find(|(_, size)| *size == 0 || *size > i32::MAX as usize) {
+            return refuse(format!("`{key}` is {size}, expected 1 to {}", i32::MAX));
+        }
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            return refuse(format!("`n_head` ({}) does not divide `n_embd` ({})", self.n_head, self.n_embd));
+        }
+        let rates = [
+            ("resid_pdrop", self.resid_pdrop),
+            ("embd_pdrop", self.embd_pdrop),
+            ("attn_pdrop", self.attn_pdrop),
+        ];
+        if let Some((key, p)) = rates.iter().find(|(_, p)| !(0.0..=1.0).contains(p)) {
+            return refuse(format!("`{key}` is {p}, expected a probability in [0, 1]"));
+        }
+        let positive =
+            [("layer_norm_epsilon", self.layer_norm_epsilon), ("initializer_range", self.initializer_range)];
+        if let Some((key, value)) = positive.iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
+            return refuse(format!("`{key}` is {value}, expected 0 or more"));
+        }
+        if self.add_cross_attention {
+            return refuse("`add_cross_attention` is true, which is not supported; set it to false".into());
+        }
+        Ok(())
+    }
+}
+
+/// How the weights of a new model are drawn. Biases are 0 and the weights of norms 1 in either case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Gpt2Init {
+    /// Normal with standard deviation `initializer_range`; for the two projections onto the residual stream of each block that
+    /// divided by `√(2 n_layer)`, as the paper and Hugging Face do.
+    #[default]
+    ScaledResiduals,
+    /// Normal with standard deviation `initializer_range` throughout.
+    Plain,
+    /// Zeros, for weights that are loaded next.
+    Zeros,
+}
+
+/// `GPT2LMHeadModel`: the transformer and its output layer.
+#[derive(Clone, Debug, Module)]
+pub struct Gpt2LMHead {
+    /// Everything below the output layer.
+    pub transformer: Gpt2Model,
+    /// The output layer, `[v, c]`, unless it is tied to the token table.
+    pub lm_head: Option<Linear>,
+    #[module(skip)]
+    config: Gpt2Config,
+}
+
+impl Gpt2LMHead {
+    /// A new model.
+    ///
+    /// # Errors
+    /// The configuration is impossible, or a parameter does not fit on the device.
+    pub fn new(config: &Gpt2Config, init: &Init, scheme: Gpt2Init) -> Result<Self, ModelError> {
+        config.validate()?;
+        let weights = match scheme {
+            Gpt2Init::Zeros => Initializer::Zeros,
+            Gpt2Init::Plain | Gpt2Init::ScaledResiduals => {
+                Initializer::Normal { std: config.initializer_range }
+            }
+        };
+        let residual = match scheme {
+            Gpt2Init::ScaledResiduals => {
+                Initializer::Normal { std: config.initializer_range / (2.0 * config.n_layer as f64).sqrt() }
+            }
+            Gpt2Init::Plain | Gpt2Init::Zeros => weights,
+        };
+        let transformer = Gpt2Model::new(config, init, weights, residual);
+        let untied = !config.tie_word_embeddings;
+        let lm_head = untied.then(|| Linear::with(init, config.n_embd, config.vocab_size, weights, None));
+        let model = Gpt2LMHead { transformer, lm_head, config: config.clone() };
+        for (name, param) in model.named_parameters() {
+            let tensor = param.tensor().named(&name);
+            if let Some(source) = tensor.error() {
+                let (shape, source) = (tensor.shape().to_string(), source.clone());
+                return Err(ModelError::Parameter { name, shape, source });
+            }
+        }
+        Ok(model)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// Logits `[b, t, v]` of the token after each position, for ids `[b, t]` (i32). `attention_mask [b, t]` (bool, or numbers of
+    /// which 0 means the same as false) hides padding from the other positions.
+    ///
+    /// Ids of another rank, longer than the context, or (where the host knows them) not in the vocabulary are an error that
+    /// the result carries.
+    #[track_caller]
+    pub fn forward(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        self.logits(&self.transformer.forward(ids_bt, attention_mask, ctx))
+    }
+
+    /// The residual stream `[b, t, c]`: first the embeddings, then after each block; the last one is after the final norm.
+    #[track_caller]
+    pub fn hidden_states(
+        &self,
+        ids_bt: &Tensor,
+        attention_mask: Option<&Tensor>,
+        ctx: &Context,
+    ) -> Vec<Tensor> {
+        self.transformer.hidden_states(ids_bt, attention_mask, ctx)
+    }
+
+    /// The output layer: `[.., c]` to `[.., v]`.
+    pub fn logits(&self, x: &Tensor) -> Tensor {
+        match &self.lm_head {
+            Some(lm_head) => lm_head.forward(x),
+            None => x.matmul(&self.transformer.wte.weight.tensor().t()),
+        }
+    }
+
+    /// The mean cross-entropy of each position's logits with the *next* position's label, as Hugging Face computes it: labels
+    /// `[b, t]` are the ids themselves, with [`IGNORED_LABEL`] where a position does not count.
+    #[track_caller]
+    pub fn loss(logits_btv: &Tensor, labels_bt: &Tensor) -> Tensor {
+        let [_, t, _] = logits_btv.dims::<3>();
+        if t < 2 && logits_btv.error().is_none() {
+            return logits_btv
+                .invalid("gpt2_loss", "needs at least two positions: each predicts the next one");
+        }
+        let last = t.saturating_sub(1);
+        let (logits, labels) = (logits_btv.narrow(1, 0, last), labels_bt.narrow(1, 1, last));
+        cross_entropy(&logits, &labels, Some(IGNORED_LABEL))
+    }
+
+    /// The mean cross-entropy of each position's logits with its own target: targets `[b, t]` are already the next tokens.
+    #[track_caller]
+    pub fn next_token_loss(logits_btv: &Tensor, targets_bt: &Tensor) -> Tensor {
+        cross_entropy(logits_btv, targets_bt, None)
+    }
+
+    /// Reads a folder of `config.json` and `model.safetensors` as Hugging Face writes them, with or without the prefix
+    /// `transformer.` and with or without the constant masks that old files hold.
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or the two do not fit together.
+    pub fn from_pretrained(dir: &Path, device: &DeviceHandle) -> Result<Self, ModelError> {
+        let config: Gpt2Config = pretrained::read_config(dir)?;
+        let model = Gpt2LMHead::new(&config, &Init::new(device, 0), Gpt2Init::Zeros)?;
+        let mut tensors = safetensors::load(&dir.join(pretrained::WEIGHTS), device)?;
+        tensors.retain(|(name, _)| {
+            let mask = name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
+            let tied_copy = name == "lm_head.weight" && config.tie_word_embeddings;
+            !mask && !tied_copy
+        });
+        if !tensors.iter().any(|(name, _)| name.starts_with("transformer.")) {
+            for (name, _) in tensors.iter_mut().filter(|(name, _)| name != "lm_head.weight") {
+                name.insert_str(0, "transformer.");
+            }
+        }
+        model.load_state_dict(&tensors, true)?;
+        Ok(model)
+    }
+
+    /// Writes `config.json` and `model.safetensors` into a folder, as Hugging Face's `from_pretrained` reads them.
+    ///
+    /// # Errors
+    /// The parameters cannot be read back, or the files cannot be written.
+    pub fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError> {
+        pretrained::save(dir, &self.config, self)
+    }
+}
+
+impl CausalLanguageModel for Gpt2LMHead {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn max_context(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn device(&self) -> DeviceHandle {
+        self.transformer.wte.weight.tensor().device().clone()
+    }
+
+    fn logits_at(&self, ids_bt: &Tensor, positions_b: &Tensor) -> Tensor {
+        let x_btc = self.transformer.forward(ids_bt, None, &Context::eval());
+        let [b, t, c] = x_btc.dims::<3>();
+        // Row `i t + position` of the flattened batch; the output layer then runs on one position per text only.
+        let first =
+            Tensor::arange(b, x_btc.device()).mul(&Tensor::constant(t as f64, DType::I32, x_btc.device()));
+        self.logits(&x_btc.reshape([b * t, c]).index_select(&positions_b.add(&first)))
+    }
+}
+
+/// `GPT2Model`: embeddings, blocks, final norm.
+#[derive(Clone, Debug, Module)]
+pub struct Gpt2Model {
+    /// Token table, `[v, c]`.
+    pub wte: Embedding,
+    /// Position table, `[n_positions, c]`.
+    pub wpe: Embedding,
+    /// After the embeddings.
+    pub drop: Dropout,
+    /// The blocks.
+    pub h: Vec<Block>,
+    /// Final norm.
+    pub ln_f: LayerNorm,
+}
+
+impl Gpt2Model {
+    fn new(config: &Gpt2Config, init: &Init, weights: Initializer, residual: Initializer) -> Self {
+        let (c, eps) = (config.n_embd, config.layer_norm_epsilon);
+        Gpt2Model {
+            wte: Embedding::with(init, config.vocab_size, c, weights),
+            wpe: Embedding::with(init, config.n_positions, c, weights),
+            drop: Dropout::new(config.embd_pdrop),
+            h: (0..config.n_layer).map(|layer| Block::new(config, init, weights, residual, layer)).collect(),
+            ln_f: LayerNorm::new(init, c, eps),
+        }
+    }
+
+    /// Ids `[b, t]` to the normed residual stream `[b, t, c]`.
+    #[track_caller]
+    pub fn forward(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        let key_mask = attention_mask.map(as_bool);
+        let embedded = self.embed(ids_bt, ctx);
+        let x_btc = self.h.iter().fold(embedded, |x, block| block.forward(&x, key_mask.as_ref(), ctx));
+        self.ln_f.forward(&x_btc)
+    }
+
+    #[track_caller]
+    fn hidden_states(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor> {
+        let key_mask = attention_mask.map(as_bool);
+        let mut x_btc = self.embed(ids_bt, ctx);
+        let mut states = Vec::with_capacity(self.h.len() + 1);
+        for block in &self.h {
+            let next = block.forward(&x_btc, key_mask.as_ref(), ctx);
+            states.push(std::mem::replace(&mut x_btc, next));
+        }
+        states.push(self.ln_f.forward(&x_btc));
+        states
+    }
+
+    /// Token plus position embeddings, `[b, t, c]`.
+    #[track_caller]
+    fn embed(&self, ids_bt: &Tensor, ctx: &Context) -> Tensor {
+        let wpe = self.wpe.weight.tensor();
+        let [longest, _] = wpe.dims::<2>();
+        if ids_bt.error().is_none() {
+            let &[_, t] = ids_bt.shape().dims() else {
+                return ids_bt.invalid("gpt2", format!("expects ids [batch, time], got {}", ids_bt.shape()));
+            };
+            if t > longest {
+                let message = format!(
+                    "{t} positions exceed the context of {longest} (`n_positions`); shorten the text"
+                );
+                return ids_bt.invalid("gpt2", message);
+            }
+        }
+        let [_, t] = ids_bt.dims::<2>();
+        self.drop.forward(&self.wte.forward(ids_bt).add(&wpe.narrow(0, 0, t)), ctx)
+    }
+}
+
+fn as_bool(mask: &Tensor) -> Tensor {
+    if mask.dtype() == DType::Bool { mask.clone() } else { mask.cast(DType::Bool) }
+}
+
+/// `GPT2Block`: attention, then feed-forward, each on a normed copy of the residual stream to which it adds.
+#[derive(Clone, Debug, Module)]
+pub struct Block {
+    /// Before attention.
+    pub ln_1: LayerNorm,
+    /// Attention.
+    pub attn: SelfAttention,
+    /// Before the feed-forward part.
+    pub ln_2: LayerNorm,
+    /// Feed-forward part.
+    pub mlp: Mlp,
+}
+
+impl Block {
+    fn new(
+        config: &Gpt2Config,
+        init: &Init,
+        weights: Initializer,
+        residual: Initializer,
+        layer: usize,
+    ) -> Self {
+        let (c, eps) = (config.n_embd, config.layer_norm_epsilon);
+        Block {
+            ln_1: LayerNorm::new(init, c, eps),
+            attn: SelfAttention::new(config, init, weights, residual, layer),
+            ln_2: LayerNorm::new(init, c, eps),
+            mlp: Mlp::new(config, init, weights, residual),
+        }
+    }
+
+    #[track_caller]
+    fn forward(&self, x_btc: &Tensor, key_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        let x_btc = x_btc.add(&self.attn.forward(&self.ln_1.forward(x_btc), key_mask, ctx));
+        x_btc.add(&self.mlp.forward(&self.ln_2.forward(&x_btc), ctx))
+    }
+}
+
+/// `GPT2Attention`: causal multi-head self-attention.
+#[derive(Clone, Debug, Module)]
+pub struct SelfAttention {
+    /// Queries, keys and values side by side, `[c, 3c]`.
+    pub c_attn: Conv1D,
+    /// Onto the residual stream, `[c, c]`.
+    pub c_proj: Conv1D,
+    /// After `c_proj`.
+    pub resid_dropout: Dropout,
+    /// Number of heads.
+    pub n_head: usize,
+    /// What attention scores are multiplied by.
+    pub scale: f64,
+    /// Dropout of attention weights.
+    pub attn_pdrop: f64,
+}
+
+impl SelfAttention {
+    fn new(
+        config: &Gpt2Config,
+        init: &Init,
+        weights: Initializer,
+        residual: Initializer,
+        layer: usize,
+    ) -> Self {
+        let (c, d) = (config.n_embd, config.n_embd / config.n_head);
+        let by_width = if config.scale_attn_weights { (d as f64).sqrt().recip() } else { 1.0 };
+        let by_depth =
+            if config.scale_attn_by_inverse_layer_idx { (layer as f64 + 1.0).recip() } else { 1.0 };
+        SelfAttention {
+            c_attn: Conv1D::new(init, c, 3 * c, weights),
+            c_proj: Conv1D::new(init, c, c, residual),
+            resid_dropout: Dropout::new(config.resid_pdrop),
+            n_head: config.n_head,
+            scale: by_width * by_depth,
+            attn_pdrop: config.attn_pdrop,
+        }
+    }
+
+    #[track_caller]
+    fn forward(&self, x_btc: &Tensor, key_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        let [b, t, c] = x_btc.dims::<3>();
+        let (h, d) = (self.n_head, c / self.n_head);
+        let qkv_3bhtd = self.c_attn.forward(x_btc).reshape([b, t, 3, h, d]).permute(&[2, 0, 3, 1, 4]);
+        let part = |index: usize| qkv_3bhtd.narrow(0, index, 1).squeeze(0);
+        let (q_bhtd, k_bhtd, v_bhtd) = (part(0), part(1), part(2));
+        let options = Attention { causal: true, key_mask, scale: Some(self.scale), dropout: self.attn_pdrop };
+        let y_bhtd = scaled_dot_product_attention(&q_bhtd, &k_bhtd, &v_bhtd, &options, ctx);
+        let y_btc = y_bhtd.permute(&[0, 2, 1, 3]).reshape([b, t, c]);
+        self.resid_dropout.forward(&self.c_proj.forward(&y_btc), ctx)
+    }
+}
+
+/// `GPT2MLP`: to the inner width, activation, and back.
+#[derive(Clone, Debug, Module)]
+pub struct Mlp {
+    /// `[c, f]`.
+    pub c_fc: Conv1D,
+    /// `[f, c]`.
+    pub c_proj: Conv1D,
+    /// Between the two.
+    #[module(skip)]
+    pub act: Activation,
+    /// After `c_proj`.
+    pub dropout: Dropout,
+}
+
+impl Mlp {
+    fn new(config: &Gpt2Config, init: &Init, weights: Initializer, residual: Initializer) -> Self {
+        Mlp {
+            c_fc: Conv1D::new(init, config.n_embd, config.inner(), weights),
+            c_proj: Conv1D::new(init, config.inner(), config.n_embd, residual),
+            act: config.activation_function,
+            dropout: Dropout::new(config.resid_pdrop),
+        }
+    }
+
+    #[track_caller]
+    fn forward(&self, x_btc: &Tensor, ctx: &Context) -> Tensor {
+        let inner_btf = self.act.forward(&self.c_fc.forward(x_btc));
+        self.dropout.forward(&self.c_proj.forward(&inner_btf), ctx)
+    }
+}
