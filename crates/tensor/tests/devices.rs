@@ -88,7 +88,7 @@ fn integers_and_truth_values_agree_between_devices() {
             u.cast(DType::F32),
             x.cast(DType::U32),
             x.lt(&y),
-            u.ge(&u.flip(&[0])),
+            u.ge(u.flip(&[0])),
             flags.logical_and(x.gt(&y)),
             flags.logical_or(x.gt(&y)).logical_not(),
             flags.reshape([2, 3]).t().pad(&[(1, 0), (0, 1)], 1.0),

@@ -24,7 +24,7 @@ fn refused(t: &Tensor, parts: &[&str]) {
 fn mismatched_shapes_give_an_error_with_both_shapes_and_the_line() {
     let d = cpu();
     let a = ones(&[2, 3], &d).named("hidden");
-    refused(&a.add(&ones(&[4], &d)), &["[add]", "`hidden` f32[2, 3]", "f32[4]"]);
+    refused(&a.add(ones(&[4], &d)), &["[add]", "`hidden` f32[2, 3]", "f32[4]"]);
     refused(&(&a * &ones(&[4], &d)), &["[mul]", "f32[2, 3]", "f32[4]"]);
     refused(&a.matmul(&ones(&[2, 3], &d)), &["[matmul]", "f32[2, 3]"]);
     refused(&a.matmul(&ones(&[3], &d)), &["[matmul]", "f32[3]"]);
@@ -63,7 +63,7 @@ fn mismatched_dtypes_give_an_error_with_both() {
 #[test]
 fn what_is_computed_from_a_faulty_tensor_carries_the_first_error() {
     let d = cpu();
-    let bad = ones(&[2, 3], &d).add(&ones(&[4], &d));
+    let bad = ones(&[2, 3], &d).add(ones(&[4], &d));
     let [b, n, c] = bad.dims();
     assert_eq!([b, n, c], [1; 3]);
     let parts = bad.exp().chunk(3, -1);
@@ -80,9 +80,9 @@ fn what_is_computed_from_a_faulty_tensor_carries_the_first_error() {
 fn operands_on_different_devices_are_refused() {
     let (a, b) = (cpu(), cpu());
     if a.uid() != b.uid() {
-        refused(&ones(&[2], &a).add(&ones(&[2], &b)), &["different devices", "to_device"]);
+        refused(&ones(&[2], &a).add(ones(&[2], &b)), &["different devices", "to_device"]);
         let moved = ones(&[2], &a).to_device(&b);
-        assert_eq!(moved.add(&ones(&[2], &b)).to_vec::<f32>().unwrap(), [2.0, 2.0]);
+        assert_eq!(moved.add(ones(&[2], &b)).to_vec::<f32>().unwrap(), [2.0, 2.0]);
     }
 }
 

@@ -15,10 +15,21 @@ impl Tensor {
         if axes.is_empty() {
             return self.clone();
         }
-        let kept: Shape =
-            self.shape().iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &d)| d).collect();
         let reduced = Tensor::apply(name, Op::Reduce { op, axes }, &[self]);
-        if keepdim || reduced.error().is_some() { reduced } else { reduced.reshape(kept) }
+        if keepdim { reduced } else { reduced.drop_dims(dims) }
+    }
+
+    /// Removes reduced axes.
+    #[track_caller]
+    fn drop_dims(&self, dims: &[isize]) -> Tensor {
+        match self.axes(dims) {
+            // A reduction that failed is a scalar and has no such axes; it goes through as it is.
+            Err(_) => self.clone(),
+            Ok(axes) => {
+                let kept = self.shape().iter().enumerate().filter(|(i, _)| !axes.contains(i));
+                self.reshape(kept.map(|(_, &d)| d).collect::<Shape>())
+            }
+        }
     }
 
     fn all_dims(&self) -> Vec<isize> {
@@ -78,16 +89,7 @@ impl Tensor {
         let max = self.reduce("logsumexp", ReduceOp::Max, dims, true).detach();
         let sum = self.sub(&max).exp().reduce("logsumexp", ReduceOp::Sum, dims, true);
         let result = sum.log().add(max);
-        if keepdim || result.error().is_some() {
-            return result;
-        }
-        let kept: Shape = match self.axes(dims) {
-            Ok(axes) => {
-                self.shape().iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &d)| d).collect()
-            }
-            Err(message) => return self.fail("logsumexp", message),
-        };
-        result.reshape(kept)
+        if keepdim { result } else { result.drop_dims(dims) }
     }
 
     /// `e^(x - max) / Σ e^(x - max)` along one axis. Elements must be finite: mask with a large negative number.

@@ -3,13 +3,16 @@
 
 use wgrad_tensor::Tensor;
 
+/// What a row computes from its inputs.
+pub(crate) type Build = Box<dyn Fn(&[Tensor]) -> Tensor>;
+
 /// One row.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) shapes: Vec<Vec<usize>>,
     /// Where the elements of the inputs are taken from.
     pub(crate) domain: (f64, f64),
-    pub(crate) build: Box<dyn Fn(&[Tensor]) -> Tensor>,
+    pub(crate) build: Build,
 }
 
 #[derive(Default)]
