@@ -34,6 +34,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) runs: AtomicU64,
+    pub(crate) run_nanos: AtomicU64,
     pub(crate) dispatches: AtomicU64,
     pub(crate) pipelines: AtomicU64,
 }
@@ -154,6 +155,7 @@ impl Device for CpuDevice {
         let runs = counters.runs.load(Ordering::Relaxed);
         DeviceStats {
             runs,
+            run_nanos: counters.run_nanos.load(Ordering::Relaxed),
             dispatches: counters.dispatches.load(Ordering::Relaxed),
             allocations: pool.allocations,
             allocated_bytes: pool.bytes,

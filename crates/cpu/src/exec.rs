@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use wgrad_ir::{BufferRef, Kernel, Literal, Program, verify_program};
@@ -148,7 +149,7 @@ impl CpuExecutable {
             match &self.timings {
                 None => plan.run(&args),
                 Some(timings) => {
-                    let start = std::time::Instant::now();
+                    let start = Instant::now();
                     plan.run(&args);
                     timings[i].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 }
@@ -163,6 +164,7 @@ impl Executable for CpuExecutable {
     }
 
     fn run(&self, inputs: Vec<Buffer>, scalars: &[Literal]) -> Result<Vec<Buffer>, DeviceError> {
+        let start = Instant::now();
         let given = self.check(&inputs, scalars)?;
         let program = &*self.program;
         let sizes = program.results.iter().map(|r| r.bytes).chain(program.temps.iter().copied());
@@ -190,6 +192,7 @@ impl Executable for CpuExecutable {
         }
         let counters = &self.device.counters;
         counters.runs.fetch_add(1, Ordering::Relaxed);
+        counters.run_nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         counters.dispatches.fetch_add(program.steps.len() as u64, Ordering::Relaxed);
         Ok(results
             .into_iter()

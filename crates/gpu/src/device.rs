@@ -36,6 +36,7 @@ pub(crate) struct Shared {
     /// The word to which kernels add 1 when an index was out of range.
     pub(crate) status: Memory,
     pub(crate) runs: AtomicU64,
+    pub(crate) run_nanos: AtomicU64,
     pub(crate) dispatches: AtomicU64,
     pub(crate) submissions: AtomicU64,
 }
@@ -100,6 +101,7 @@ impl GpuDevice {
             pipelines: Pipelines::default(),
             status,
             runs: AtomicU64::new(0),
+            run_nanos: AtomicU64::new(0),
             dispatches: AtomicU64::new(0),
             submissions: AtomicU64::new(0),
         };
@@ -229,6 +231,7 @@ impl Device for GpuDevice {
         let (allocations, allocated_bytes, peak_bytes) = self.shared.pool.counters();
         DeviceStats {
             runs: load(&self.shared.runs),
+            run_nanos: load(&self.shared.run_nanos),
             dispatches: load(&self.shared.dispatches),
             allocations,
             allocated_bytes,

@@ -3,6 +3,7 @@
 use std::{
     num::NonZeroU64,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Instant,
 };
 
 use wgpu::{
@@ -192,6 +193,7 @@ impl Executable for GpuExecutable {
     }
 
     fn run(&self, inputs: Vec<Buffer>, scalars: &[Literal]) -> Result<Vec<Buffer>, DeviceError> {
+        let start = Instant::now();
         self.check_inputs(&inputs, scalars)?;
         let shared = &self.shared;
         let given = inputs.iter().map(|b| shared.memory(b)).collect::<Result<Vec<_>, _>>()?;
@@ -242,6 +244,7 @@ impl Executable for GpuExecutable {
         shared.queue.submit([encoder.finish()]);
         drop(guard);
         shared.runs.fetch_add(1, Ordering::Relaxed);
+        shared.run_nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         shared.submissions.fetch_add(1, Ordering::Relaxed);
         shared.dispatches.fetch_add(self.launches.len() as u64, Ordering::Relaxed);
         shared.faults.check("a program")?;

@@ -114,6 +114,8 @@ pub struct DeviceInfo {
 pub struct DeviceStats {
     /// Programs run.
     pub runs: u64,
+    /// Nanoseconds inside of [`Executable::run`]: computing on the CPU, encoding and submitting on a GPU.
+    pub run_nanos: u64,
     /// Kernels dispatched.
     pub dispatches: u64,
     /// Buffers taken from the system (not from the pool).

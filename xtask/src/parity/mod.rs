@@ -1,0 +1,112 @@
+//! Comparison with reference data computed by PyTorch and Hugging Face.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use wgrad::runtime::{DeviceHandle, DeviceKind};
+
+use crate::Result;
+
+mod compare;
+mod gpt2;
+mod reference;
+
+use compare::Report;
+
+/// Options of `cargo xtask parity`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A directory of cases.
+    #[arg(long, default_value = "tests/parity")]
+    dir: PathBuf,
+    /// Only this device; both by default.
+    #[arg(long, value_parser = ["cpu", "gpu"])]
+    device: Option<String>,
+    /// Only these cases; may be given several times.
+    #[arg(long)]
+    case: Vec<String>,
+}
+
+/// Runs every case on every device, and prints a line for each.
+///
+/// # Errors
+/// A case failed, is of a kind that is not known, or a case that was asked for does not exist.
+pub(crate) fn run(args: &Args) -> Result {
+    let cases = cases(args)?;
+    let devices: Vec<&str> = args.device.as_deref().map_or(vec!["cpu", "gpu"], |d| vec![d]);
+    let mut failed = 0;
+    let mut run = 0;
+    for name in devices {
+        let device = wgrad::devices().open(name)?.device;
+        for case in &cases {
+            run += 1;
+            let title = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match run_case(case, &device) {
+                Ok(report) => {
+                    println!(
+                        "{} {name:3} {title}: {}",
+                        if report.ok() { "ok  " } else { "FAIL" },
+                        report.summary()
+                    );
+                    for line in report.failures() {
+                        println!("       {line}");
+                    }
+                    failed += usize::from(!report.ok());
+                }
+                Err(error) => {
+                    println!("FAIL {name:3} {title}: {error}");
+                    failed += 1;
+                }
+            }
+        }
+    }
+    println!("parity: {} of {run} cases passed", run - failed);
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} of {run} parity cases failed").into()) }
+}
+
+fn cases(args: &Args) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(&args.dir).map_err(|e| format!("cannot read {}: {e}", args.dir.display()))?;
+    let mut found: Vec<PathBuf> = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.join("io.safetensors").is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    let named = |p: &Path, n: &String| p.file_name().is_some_and(|f| f.to_string_lossy() == *n);
+    for name in &args.case {
+        if !found.iter().any(|p| named(p, name)) {
+            return Err(format!(
+                "{} has no case `{name}` (a directory with io.safetensors)",
+                args.dir.display()
+            )
+            .into());
+        }
+    }
+    if !args.case.is_empty() {
+        found.retain(|p| args.case.iter().any(|n| named(p, n)));
+    }
+    if found.is_empty() {
+        return Err(format!("{} holds no cases (directories with io.safetensors)", args.dir.display()).into());
+    }
+    Ok(found)
+}
+
+fn run_case(dir: &Path, device: &DeviceHandle) -> Result<Report> {
+    #[derive(Deserialize)]
+    struct Kind {
+        model_type: Option<String>,
+    }
+    let config = fs::read(dir.join("config.json"))?;
+    let kind: Kind = serde_json::from_slice(&config)?;
+    let gpu = device.info().kind != DeviceKind::Cpu;
+    match kind.model_type.as_deref() {
+        Some("gpt2") => gpt2::run(dir, device, gpu),
+        Some(other) => Err(format!("cases of kind `{other}` are not supported; known: gpt2").into()),
+        None => Err("config.json names no model_type; known: gpt2".into()),
+    }
+}
