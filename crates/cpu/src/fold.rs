@@ -145,7 +145,8 @@ mod tests {
     fn sums_of_many_equal_numbers_stay_accurate() {
         let x = vec![0.1f32; 1024];
         let error = (f64::from(f32::fold(ReduceOp::Sum, &x)) - 1024.0 * f64::from(0.1f32)).abs();
-        assert!(error < 1e-5, "{error}");
+        // An ulp of the sum is 7.6e-6; adding one after the other is off by 1e-3.
+        assert!(error < 5e-5, "{error}");
     }
 
     #[test]

@@ -70,8 +70,20 @@ fn binary(op: BinaryOp, a: Literal, b: Literal) -> Literal {
         BinaryOp::Rem => x % y,
         BinaryOp::Max if x.is_nan() || y.is_nan() => f64::NAN,
         BinaryOp::Min if x.is_nan() || y.is_nan() => f64::NAN,
-        BinaryOp::Max => if x > y { x } else { y },
-        BinaryOp::Min => if x < y { x } else { y },
+        BinaryOp::Max => {
+            if x > y {
+                x
+            } else {
+                y
+            }
+        }
+        BinaryOp::Min => {
+            if x < y {
+                x
+            } else {
+                y
+            }
+        }
         BinaryOp::Pow => x.powf(y),
         BinaryOp::And => f64::from(x != 0.0 && y != 0.0),
         BinaryOp::Or => f64::from(x != 0.0 || y != 0.0),
@@ -134,7 +146,15 @@ fn values(exprs: &[ExprNode], index: &[usize], cx: &Context<'_>) -> Vec<Literal>
             Expr::Unary(op, a) => unary(*op, v(a)),
             Expr::Binary(op, a, b) => binary(*op, v(a), v(b)),
             Expr::Compare(op, a, b) => compare(*op, v(a), v(b)),
-            Expr::Select(c, a, b) => if v(c).bits() != 0 { v(a) } else { v(b) },
+            Expr::Select(c, a, b) => {
+                if v(c).bits() != 0 {
+                    v(a)
+                } else {
+                    v(b)
+                }
+            }
+            // Between integers the bits stay; WGSL does the same.
+            Expr::Cast(a) if v(a).dtype().is_int() && node.dtype.is_int() => from_int(node.dtype, int(v(a))),
             Expr::Cast(a) => Literal::from_f64(node.dtype, v(a).as_f64()),
         };
         values.push(value);
