@@ -23,7 +23,7 @@ use syn::{
 /// - `#[module(crate = "path")]` on the struct: where `wgrad_nn` is found, if it is neither a dependency under its own name
 ///   nor re-exported by the dependency `wgrad`.
 ///
-/// ```ignore
+/// ```text
 /// #[derive(Module)]
 /// struct Mlp {
 ///     c_fc: Linear,             // c_fc.weight, c_fc.bias

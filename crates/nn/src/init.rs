@@ -71,17 +71,17 @@ impl Initializer {
 
     /// The values of a parameter of this shape, row-major, for a seed and a stream.
     pub fn draw(self, shape: &[usize], seed: u64, stream: u32) -> Vec<f64> {
+        self.values(shape, seed, stream).collect()
+    }
+
+    /// As [`Initializer::draw`], one after the other: a table of a large vocabulary is not held in f64 on its way to f32.
+    fn values(self, shape: &[usize], seed: u64, stream: u32) -> impl Iterator<Item = f64> {
         let (mean, scale, normal) = self.distribution(shape);
         let elements = shape.iter().product::<usize>();
-        if scale == 0.0 {
-            return vec![mean; elements];
-        }
-        let mut values = Vec::with_capacity(elements);
-        for block in 0..elements.div_ceil(4) {
-            let z = four(block as u64, seed, stream, normal);
-            values.extend(z.iter().take(elements - block * 4).map(|z| mean + scale * z));
-        }
-        values
+        let block = move |block| {
+            if scale == 0.0 { [mean; 4] } else { four(block, seed, stream, normal).map(|z| mean + scale * z) }
+        };
+        (0..elements.div_ceil(4) as u64).flat_map(block).take(elements)
     }
 }
 
@@ -145,13 +145,12 @@ impl Init {
     pub fn param(&self, shape: impl Into<Shape>, initializer: Initializer) -> Param {
         let shape = shape.into();
         let stream = self.stream.fetch_add(1, Ordering::Relaxed);
-        let values = initializer.draw(&shape, self.seed, stream);
+        let values = initializer.values(&shape, self.seed, stream);
+        let device = &self.device;
         Param::new(match self.dtype {
-            DType::F64 => Tensor::from_vec(values, shape, &self.device),
-            DType::F32 => {
-                Tensor::from_vec(values.iter().map(|v| *v as f32).collect::<Vec<_>>(), shape, &self.device)
-            }
-            other => Tensor::from_vec(values, shape, &self.device).cast(other),
+            DType::F64 => Tensor::from_vec(values.collect::<Vec<f64>>(), &shape, device),
+            DType::F32 => Tensor::from_vec(values.map(|v| v as f32).collect::<Vec<f32>>(), &shape, device),
+            other => Tensor::from_vec(values.collect::<Vec<f64>>(), &shape, device).cast(other),
         })
     }
 }

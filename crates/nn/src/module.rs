@@ -18,6 +18,15 @@ use crate::{NnError, Param, safetensors};
 ///     width: usize,
 /// }
 /// ```
+///
+/// A field that is neither a module nor a primitive has to say that it holds no parameters; this does not compile:
+///
+/// ```compile_fail
+/// #[derive(wgrad_nn::Module)]
+/// struct Grid {
+///     sizes: (usize, usize),
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` holds no parameters that `Module` could visit",
     note = "a field of a module is a `Param`, a `Module`, or a `Vec`, `Option`, `Box` or `Arc` of one",

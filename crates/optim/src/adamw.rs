@@ -72,10 +72,10 @@ impl UpdateRule for AdamWConfig {
     ) -> (Tensor, Vec<Tensor>) {
         let [keep, new1, beta2, new2, step_size, inverse_root, eps] = n.get();
         let [m, v] = [&state[0], &state[1]];
-        let m = m.add(&gradient.sub(m).mul(new1));
-        let v = v.mul(beta2).add(&gradient.square().mul(new2));
+        let m = m.add(gradient.sub(m).mul(new1));
+        let v = v.mul(beta2).add(gradient.square().mul(new2));
         let denominator = v.sqrt().mul(inverse_root).add(eps);
-        let param = param.mul(keep).sub(&m.div(&denominator).mul(step_size));
+        let param = param.mul(keep).sub(m.div(&denominator).mul(step_size));
         (param, vec![m, v])
     }
 }

@@ -11,5 +11,5 @@ pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Optio
 pub fn clip_coefficient(norm: &Tensor, max_norm: f64) -> Tensor {
     let constant = |value| Tensor::constant(value, norm.dtype(), norm.device());
     let max_norm = Tensor::scalar(max_norm, norm.dtype(), norm.device());
-    max_norm.div(&norm.add(&constant(1e-6))).minimum(&constant(1.0))
+    max_norm.div(norm.add(constant(1e-6))).minimum(constant(1.0))
 }

@@ -57,12 +57,12 @@ impl UpdateRule for SgdConfig {
         n: &Numbers,
     ) -> (Tensor, Vec<Tensor>) {
         let [lr, weight_decay, momentum, fresh] = n.get();
-        let gradient = gradient.add(&param.mul(weight_decay));
+        let gradient = gradient.add(param.mul(weight_decay));
         let Some(buffer) = state.first() else {
-            return (param.sub(&gradient.mul(lr)), Vec::new());
+            return (param.sub(gradient.mul(lr)), Vec::new());
         };
-        let buffer = buffer.mul(momentum).add(&gradient.mul(fresh));
-        let direction = if self.nesterov { gradient.add(&buffer.mul(momentum)) } else { buffer.clone() };
-        (param.sub(&direction.mul(lr)), vec![buffer])
+        let buffer = buffer.mul(momentum).add(gradient.mul(fresh));
+        let direction = if self.nesterov { gradient.add(buffer.mul(momentum)) } else { buffer.clone() };
+        (param.sub(direction.mul(lr)), vec![buffer])
     }
 }

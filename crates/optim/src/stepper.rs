@@ -177,7 +177,7 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
         let mut mean_loss = loss.clone();
         if let Some(old) = &self.accumulated {
             let share =
-                |t: &Tensor| t.mul(&Tensor::scalar(1.0 / (old.count + 1) as f64, t.dtype(), t.device()));
+                |t: &Tensor| t.mul(Tensor::scalar(1.0 / (old.count + 1) as f64, t.dtype(), t.device()));
             mean_loss = share(&old.loss.add(loss));
             gradients.iter_mut().flatten().for_each(|g| *g = share(g));
         }
@@ -198,7 +198,7 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
             };
             let gradient = coefficient
                 .as_ref()
-                .map_or_else(|| gradient.clone(), |c| gradient.mul(&c.cast(gradient.dtype())));
+                .map_or_else(|| gradient.clone(), |c| gradient.mul(c.cast(gradient.dtype())));
             let Some(memory) = self.memory.get(a.name) else { continue };
             let steps = memory.steps + 1;
             let (group, dtype) = (&self.groups[a.group], a.value.dtype());

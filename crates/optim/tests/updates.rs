@@ -38,7 +38,7 @@ impl Toy {
 
     fn loss(&self, x: f64) -> Tensor {
         let (w, b) = (self.w.tensor(), self.b.tensor());
-        w.mul(x).sub(1.0).square().sum_all().add(&b.square().sum_all())
+        w.mul(x).sub(1.0).square().sum_all().add(b.square().sum_all())
     }
 
     fn values(&self) -> Result<Vec<f64>, TensorError> {
@@ -154,7 +154,7 @@ fn accumulated_micro_batches_equal_one_step_on_their_mean() -> Outcome {
         opt.set_clip_grad_norm(Some(1.0));
     }
     for _ in 0..3 {
-        let mean = a.loss(1.0).add(&a.loss(2.0)).add(&a.loss(4.0)).div(3.0);
+        let mean = a.loss(1.0).add(a.loss(2.0)).add(a.loss(4.0)).div(3.0);
         let one = whole.step(&mean)?;
         let first = parts.accumulate(&b.loss(1.0))?;
         parts.accumulate(&b.loss(2.0))?;

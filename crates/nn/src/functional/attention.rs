@@ -63,7 +63,7 @@ pub fn scaled_dot_product_attention(
 /// `bool [queries, keys]`, true where `key <= query`; computed from two ranges wherever it is used, not stored.
 pub fn causal_mask(queries: usize, keys: usize, device: &DeviceHandle) -> Tensor {
     let query = Tensor::arange(queries, device).unsqueeze(-1);
-    let mask = query.ge(&Tensor::arange(keys, device));
+    let mask = query.ge(Tensor::arange(keys, device));
     debug_assert!(mask.error().is_some() || mask.dtype() == DType::Bool);
     mask
 }

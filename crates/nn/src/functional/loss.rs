@@ -24,10 +24,9 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: Option<i32
             return logits.invalid("cross_entropy", message);
         }
         if let Some((low, high)) = targets.int_range() {
-            let low_is_ignored = ignore_index.is_some_and(|i| low == i64::from(i));
-            if low < 0 && !low_is_ignored
-                || high >= *classes as i64 && !ignore_index.is_some_and(|i| high == i64::from(i))
-            {
+            // The ignored value may be the one that sticks out.
+            let counts = |target: i64| ignore_index.is_none_or(|ignored| target != i64::from(ignored));
+            if low < 0 && counts(low) || high >= *classes as i64 && counts(high) {
                 let message = format!("targets lie in {low}..={high}, but there are {classes} classes");
                 return logits.invalid("cross_entropy", message);
             }
@@ -35,7 +34,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: Option<i32
     }
     let zero = Tensor::constant(0.0, dtype, device);
     let targets = targets.unsqueeze(-1);
-    let mut hit = targets.eq(&Tensor::arange(*classes, device));
+    let mut hit = targets.eq(Tensor::arange(*classes, device));
     let count = match ignore_index {
         Some(ignored) => {
             let counted = targets.ne(f64::from(ignored));

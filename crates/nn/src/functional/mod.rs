@@ -36,9 +36,9 @@ pub(crate) fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Tensor {
 /// `(x - E[x]) / √(Var[x] + eps) * weight + bias` over the last axis, with the biased variance (Ba, Kiros and Hinton,
 /// 2016). `x [.., d]`, `weight` and `bias` `[d]`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Tensor {
-    let centred = x.sub(&x.mean(&[-1], true));
+    let centred = x.sub(x.mean(&[-1], true));
     let variance = centred.square().mean(&[-1], true);
-    add_bias(centred.mul(&variance.add(eps).rsqrt()).mul(weight), bias)
+    add_bias(centred.mul(variance.add(eps).rsqrt()).mul(weight), bias)
 }
 
 /// In training, sets each element to zero with probability `p` and divides the others by `1 - p` (Srivastava et al.,

@@ -61,6 +61,6 @@ impl Conv1D {
 
     /// `[.., in]` to `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.matmul(&self.weight.tensor()).add(&self.bias.tensor())
+        x.matmul(&self.weight.tensor()).add(self.bias.tensor())
     }
 }
