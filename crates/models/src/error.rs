@@ -36,14 +36,12 @@ pub enum ModelError {
         source: io::Error,
     },
     /// A parameter could not be made.
-    #[error("parameter `{name}` {shape}: {source}")]
+    #[error("parameter `{name}`: {source}")]
     Parameter {
         /// Its name.
         name: String,
-        /// The shape that was asked for.
-        shape: String,
         /// Why.
-        source: TensorError,
+        source: Box<TensorError>,
     },
     /// Generation was asked for something impossible.
     #[error("cannot generate: {0}")]

@@ -70,7 +70,7 @@ pub fn generate(
             "token {token} of the prompt is not among the model's {vocab} tokens; use its tokenizer"
         ));
     }
-    if !(options.temperature >= 0.0) || options.temperature.is_infinite() {
+    if !options.temperature.is_finite() || options.temperature < 0.0 {
         return refuse(format!("the temperature is {}; give 0 or more", options.temperature));
     }
     if options.top_k == Some(0) {
