@@ -97,6 +97,14 @@ impl ProgramCache {
         self.lock().entries.iter().flat_map(|(_, list)| list.iter().map(|e| e.executable.clone())).collect()
     }
 
+    /// Drops every program, and with them their scratch memory; they are compiled anew when they are needed again.
+    pub fn clear(&self) {
+        let mut state = self.lock();
+        state.entries.clear();
+        state.stats.bytes = 0;
+        state.stats.programs = 0;
+    }
+
     /// What the cache has done so far.
     pub fn stats(&self) -> CacheStats {
         self.lock().stats
