@@ -313,17 +313,67 @@ pub(crate) fn clamp_id(id: u32, dtype: DType, rows: usize) -> (usize, bool) {
 }
 
 fn load<T: Element>(buffer: &[T], path: &Path, fill: T, start: usize, out: &mut [T]) {
+    // Strided runs wait for their neighbours: rows of a transposed matrix are read together, a cache line at a time.
+    let mut tile: Option<Tile> = None;
     path.runs(start, out.len(), |run| {
-        let out = &mut out[run.pos..run.pos + run.n];
+        if let (Some(waiting), Some((first, step))) = (&mut tile, run.at)
+            && (run.n, step, first) == (waiting.n, waiting.step, waiting.first + waiting.rows as i64)
+        {
+            waiting.rows += 1;
+            return;
+        }
+        if let Some(full) = tile.take() {
+            full.copy(buffer, out);
+        }
+        let to = &mut out[run.pos..run.pos + run.n];
         match run.at {
-            None => out.fill(fill),
-            Some((first, 0)) => out.fill(buffer[first as usize]),
-            Some((first, 1)) => out.copy_from_slice(&buffer[first as usize..first as usize + out.len()]),
-            Some((first, step)) => {
-                for (j, out) in out.iter_mut().enumerate() {
-                    *out = buffer[(first + j as i64 * step) as usize];
+            None => to.fill(fill),
+            Some((first, 0)) => to.fill(buffer[first as usize]),
+            Some((first, 1)) => to.copy_from_slice(&buffer[first as usize..first as usize + to.len()]),
+            Some((first, step)) => tile = Some(Tile { pos: run.pos, n: run.n, rows: 1, first, step }),
+        }
+    });
+    if let Some(full) = tile {
+        full.copy(buffer, out);
+    }
+}
+
+/// Strided runs of `n` elements, one after the other, each of which starts one element after the last.
+struct Tile {
+    pos: usize,
+    n: usize,
+    rows: usize,
+    first: i64,
+    step: i64,
+}
+
+impl Tile {
+    fn copy<T: Element>(&self, buffer: &[T], out: &mut [T]) {
+        let Tile { pos, n, rows, first, step } = *self;
+        // So many rows of the result are open at once.
+        const OPEN: usize = 16;
+        for top in (0..rows).step_by(OPEN) {
+            let count = OPEN.min(rows - top);
+            let out = &mut out[pos + top * n..pos + (top + count) * n];
+            let base = first + top as i64;
+            if count == OPEN {
+                let mut rows: [&mut [T]; OPEN] = std::array::from_fn(|_| Default::default());
+                for (row, part) in rows.iter_mut().zip(out.chunks_exact_mut(n)) {
+                    *row = part;
+                }
+                for j in 0..n {
+                    let at = (base + j as i64 * step) as usize;
+                    for (row, &x) in rows.iter_mut().zip(&buffer[at..at + OPEN]) {
+                        row[j] = x;
+                    }
+                }
+            } else {
+                for (r, row) in out.chunks_exact_mut(n).enumerate() {
+                    for (j, out) in row.iter_mut().enumerate() {
+                        *out = buffer[(base + r as i64 + j as i64 * step) as usize];
+                    }
                 }
             }
         }
-    });
+    }
 }

@@ -202,10 +202,7 @@ mod tests {
 
     /// Distance in units of the last place of the correctly rounded result.
     fn ulps(got: f32, want: f64) -> f64 {
-        if f64::from(got) == want
-            || got.is_nan() && want.is_nan()
-            || f64::from(got as f32) == f64::from(want as f32)
-        {
+        if f64::from(got) == want || got.is_nan() && want.is_nan() || got == want as f32 {
             return 0.0;
         }
         let near = (want as f32).abs().max(f32::MIN_POSITIVE);

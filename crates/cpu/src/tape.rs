@@ -120,19 +120,23 @@ impl Tape {
 
 /// Blocks end where most loads break anyway: at the ends of long inner axes (so that a load is a slice of its buffer, or one
 /// value for the whole block), or after a whole number of short ones.
+///
+/// Transposed loads get blocks of 16 rows at least, which use up the cache lines they touch.
 fn block_length(instrs: &[Instr]) -> usize {
-    let inner = instrs
-        .iter()
-        .filter(|i| !i.uniform)
-        .filter_map(|i| match &i.code {
+    let paths = || {
+        instrs.iter().filter(|i| !i.uniform).filter_map(|i| match &i.code {
             Code::Load { path, .. }
             | Code::Index { path }
             | Code::Random { path, .. }
-            | Code::Gather { path, .. } => path.contiguous().is_none().then(|| path.inner().0),
+            | Code::Gather { path, .. } => Some(path),
             _ => None,
         })
-        .min();
-    match inner {
+    };
+    let transposed = paths().filter(|p| p.is_transposed()).map(|p| p.inner().0).max();
+    if let Some(n) = transposed.filter(|&n| n * 16 <= 64 * BLOCK) {
+        return n * (BLOCK / n).max(16);
+    }
+    match paths().filter(|p| p.contiguous().is_none()).map(|p| p.inner().0).min() {
         None | Some(0) => BLOCK,
         Some(n) if n > BLOCK => {
             // Equal parts of one row; uneven where the row does not divide.
@@ -199,6 +203,7 @@ fn cost(instr: &Instr) -> f64 {
     let address = |path: &Path| match () {
         () if path.contiguous().is_some() => 0.1,
         () if path.is_chain() => 2.0,
+        () if path.is_transposed() => 0.6,
         () if matches!(path.inner().1, 0 | 1) => 0.15 + 8.0 / path.inner().0 as f64,
         () => 1.0,
     };

@@ -163,6 +163,12 @@ impl Path {
         (walk.dims[last], walk.strides[last])
     }
 
+    /// Whether neighbours along the innermost axis lie apart, and those along the one before it together.
+    pub(crate) fn is_transposed(&self) -> bool {
+        let (walk, (n, stride)) = (&self.walks[0], self.inner());
+        !self.is_chain() && n > 1 && !matches!(stride, 0 | 1) && walk.strides.iter().rev().nth(1) == Some(&1)
+    }
+
     /// Whether addresses go through more than one view.
     pub(crate) fn is_chain(&self) -> bool {
         self.walks.len() > 1

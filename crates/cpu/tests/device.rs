@@ -185,7 +185,8 @@ fn functions_of_f64_are_those_of_the_standard_library() {
     let space = Shape::from([201]);
     let x: Vec<f64> = (0..201).map(|i| f64::from(i - 100) * 0.05).collect();
     let input: Vec<u8> = x.iter().flat_map(|x| x.to_ne_bytes()).collect();
-    let functions: [(UnaryOp, fn(f64) -> f64); 5] = [
+    type Function = fn(f64) -> f64;
+    let functions: [(UnaryOp, Function); 5] = [
         (UnaryOp::Exp, f64::exp),
         (UnaryOp::Tanh, f64::tanh),
         (UnaryOp::Erf, libm::erf),
