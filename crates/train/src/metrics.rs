@@ -30,7 +30,7 @@ pub struct Metric {
     pub loss: f64,
     /// Learning rate of the update.
     pub lr: f64,
-    /// Tokens per second since the previous line of the same split.
+    /// Tokens per second: over about the last 50 steps, or of the validation.
     pub tokens_per_s: f64,
     /// Global gradient norm before clipping; only in lines of the training split.
     #[serde(default, skip_serializing_if = "Option::is_none")]

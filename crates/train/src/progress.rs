@@ -31,8 +31,9 @@ impl Progress {
         Progress { bar, steps, last_line: Instant::now(), rate: Rate::default() }
     }
 
-    /// A step is done that took `seconds` for `tokens` tokens.
-    pub(crate) fn step(&mut self, step: u64, loss: f64, lr: f64, tokens: u64, seconds: f64) {
+    /// A step of `tokens` tokens is done, `seconds` after the one before; returns tokens per second over the last steps. (A loss
+    /// is read one step late, so that the seconds of a single step would say little.)
+    pub(crate) fn step(&mut self, step: u64, loss: f64, lr: f64, tokens: u64, seconds: f64) -> f64 {
         self.rate.add(tokens as f64, seconds);
         let left = self.steps.saturating_sub(step) as f64 * self.rate.seconds_per_step();
         let message = format!(
@@ -51,6 +52,7 @@ impl Progress {
             }
             None => {}
         }
+        self.rate.tokens_per_s()
     }
 
     /// A line about the run.

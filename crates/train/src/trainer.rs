@@ -299,11 +299,9 @@ impl Trainer {
         }
         let t = &self.recipe.train;
         let tokens = (t.batch_size * t.grad_accumulation * t.context) as u64;
-        let tokens_per_s = tokens as f64 / seconds.max(1e-9);
+        let tokens_per_s = self.progress.step(step, loss, lr, tokens, seconds);
         let grad_norm = Some(grad_norm);
-        self.metrics.write(Metric { step, split: Split::Train, loss, lr, tokens_per_s, grad_norm })?;
-        self.progress.step(step, loss, lr, tokens, seconds);
-        Ok(())
+        self.metrics.write(Metric { step, split: Split::Train, loss, lr, tokens_per_s, grad_norm })
     }
 
     /// Says which tensor went wrong first; the newest checkpoint is older than that, since one is saved only after all losses
