@@ -21,6 +21,7 @@ mod map;
 mod matmul;
 mod reduce;
 mod scatter;
+mod unroll;
 
 #[cfg(feature = "check")]
 pub use check::check;

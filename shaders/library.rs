@@ -26,7 +26,7 @@ const ALL: [(Part, &str, &[Part]); 10] = [
     (Part::Erf, include_str!("math/erf.wgsl"), &[Part::Exp]),
     (Part::Trig, include_str!("math/trig.wgsl"), &[]),
     (Part::Pow, include_str!("math/pow.wgsl"), &[Part::Special, Part::Exp, Part::Log]),
-    (Part::Rem, include_str!("math/rem.wgsl"), &[]),
+    (Part::Rem, include_str!("math/rem.wgsl"), &[Part::Special]),
     (Part::Convert, include_str!("math/convert.wgsl"), &[]),
     (Part::Philox, include_str!("math/philox.wgsl"), &[]),
 ];

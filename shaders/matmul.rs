@@ -9,6 +9,7 @@ use crate::{
     bindings::Bindings,
     grid::Grid,
     index::{address, check_elements, check_iterations, collapse, integer, write_coordinates},
+    unroll::unroll,
 };
 
 const WHAT: &str = "a matrix product";
@@ -49,7 +50,7 @@ fn choose(kernel: &MatMulKernel, caps: &DeviceCaps) -> MatMulVariant {
         // Large tiles reuse more, but they must leave work for every core, and not hang over the edge.
         if caps.subgroup_size == 8 {
             return match (kernel.m, kernel.n) {
-                (m, n) if m > 16 && n > 32 && tiles(32, 64) >= 8 => {
+                (m, n) if m > 16 && n > 32 && tiles(32, 64) >= 4 => {
                     MatMulVariant::Subgroup { rows: 32, quads: 2 }
                 }
                 (m, _) if m > 8 => MatMulVariant::Subgroup { rows: 16, quads: 1 },
@@ -106,20 +107,21 @@ pub(crate) fn generate_as(
             format!("b2[base + {}]", inner(&kernel.b, "k", "col")),
         )
     };
+    let step = [4, 2].into_iter().find(|s| k as i64 % s == 0).unwrap_or(1);
     let (text, rows, cols, workgroup_size, constants) = match variant {
         MatMulVariant::Direct { rows, quads } => (
             include_str!("matmul/direct.wgsl"),
             8 * rows,
             32 * quads,
             64,
-            format!("const ROWS: i32 = {rows}i;\nconst QUADS: i32 = {quads}i;\n"),
+            format!("const STEP: i32 = {step}i;\nconst ROWS: i32 = {rows}i;\nconst QUADS: i32 = {quads}i;\n"),
         ),
         MatMulVariant::Subgroup { rows, quads } => (
             include_str!("matmul/subgroup.wgsl"),
             rows,
             32 * quads,
             8,
-            format!("const ROWS: i32 = {rows}i;\nconst QUADS: i32 = {quads}i;\n"),
+            format!("const STEP: i32 = {step}i;\nconst ROWS: i32 = {rows}i;\nconst QUADS: i32 = {quads}i;\n"),
         ),
         MatMulVariant::Tiled { block } => {
             let rank = kernel.a.shape.rank();
@@ -139,6 +141,12 @@ pub(crate) fn generate_as(
             )
         }
     };
+    let unrolled = match variant {
+        MatMulVariant::Direct { rows, quads } | MatMulVariant::Subgroup { rows, quads } => {
+            unroll(text, &[("STEP", step), ("ROWS", rows.into()), ("QUADS", quads.into())])
+        }
+        MatMulVariant::Tiled { block } => unroll(text, &[("PART", i64::from(block) / 16)]),
+    };
     let (tiles_m, tiles_n) = (m.div_ceil(rows as usize), n.div_ceil(cols as usize));
     let grid = Grid::fold(batches.saturating_mul(tiles_m * tiles_n), caps.max_workgroups_per_dim)?;
 
@@ -152,7 +160,7 @@ pub(crate) fn generate_as(
          fn load_a(base: i32, row: i32, k: i32) -> f32 {{ return {load_a}; }}\n\
          fn load_b(base: i32, k: i32, col: i32) -> f32 {{ return {load_b}; }}\n\
          fn store_c(batch: u32, row: i32, col: i32, value: f32) {{ b0[i32(batch) * {}i + row * {n}i + col] = value; }}\n\
-         fn group_number(group: vec3<u32>) -> u32 {{ return {}; }}\n{text}",
+         fn group_number(group: vec3<u32>) -> u32 {{ return {}; }}\n{unrolled}",
         base(&kernel.a),
         base(&kernel.b),
         m * n,

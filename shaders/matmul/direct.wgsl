@@ -13,28 +13,32 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let base_of_a = base_a(batch);
     let base_of_b = base_b(batch);
     var sum: array<array<vec4<f32>, QUADS>, ROWS>;
-    for (var k = 0i; k < K; k++) {
-        var right: array<vec4<f32>, QUADS>;
-        for (var q = 0i; q < QUADS; q++) {
-            right[q] = vec4<f32>(
-                load_b(base_of_b, k, min(col0 + 32i * q, N - 1i)),
-                load_b(base_of_b, k, min(col0 + 32i * q + 8i, N - 1i)),
-                load_b(base_of_b, k, min(col0 + 32i * q + 16i, N - 1i)),
-                load_b(base_of_b, k, min(col0 + 32i * q + 24i, N - 1i)));
-        }
-        for (var i = 0i; i < ROWS; i++) {
-            let left = load_a(base_of_a, min(row0 + i, M - 1i), k);
-            for (var q = 0i; q < QUADS; q++) {
-                sum[i][q] = fma(vec4<f32>(left), right[q], sum[i][q]);
+    // STEP divides K; several steps an iteration save the driver's work at its ends.
+    for (var k0 = 0i; k0 < K; k0 += STEP) {
+        for (var u = 0i; u < STEP; u++) { // unroll
+            let k = k0 + u;
+            var right: array<vec4<f32>, QUADS>;
+            for (var q = 0i; q < QUADS; q++) { // unroll
+                right[q] = vec4<f32>(
+                    load_b(base_of_b, k, min(col0 + 32i * q, N - 1i)),
+                    load_b(base_of_b, k, min(col0 + 32i * q + 8i, N - 1i)),
+                    load_b(base_of_b, k, min(col0 + 32i * q + 16i, N - 1i)),
+                    load_b(base_of_b, k, min(col0 + 32i * q + 24i, N - 1i)));
+            }
+            for (var i = 0i; i < ROWS; i++) { // unroll
+                let left = load_a(base_of_a, min(row0 + i, M - 1i), k);
+                for (var q = 0i; q < QUADS; q++) { // unroll
+                    sum[i][q] += left * right[q];
+                }
             }
         }
     }
-    for (var i = 0i; i < ROWS; i++) {
-        for (var q = 0i; q < QUADS; q++) {
-            for (var j = 0i; j < 4i; j++) {
-                let row = row0 + i;
-                let col = col0 + 32i * q + 8i * j;
-                if (row < M && col < N) { store_c(batch, row, col, sum[i][q][j]); }
+    for (var i = 0i; i < ROWS; i++) { // unroll
+        if (row0 + i < M) {
+            for (var q = 0i; q < QUADS; q++) { // unroll
+                for (var j = 0i; j < 4i; j++) { // unroll
+                    if (col0 + 32i * q + 8i * j < N) { store_c(batch, row0 + i, col0 + 32i * q + 8i * j, sum[i][q][j]); }
+                }
             }
         }
     }

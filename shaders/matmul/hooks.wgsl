@@ -5,6 +5,7 @@ const K: i32 = 64i;
 const TILES_M: u32 = 1u;
 const TILES_N: u32 = 1u;
 const BATCHES: u32 = 1u;
+const STEP: i32 = 4i;
 const ROWS: i32 = 8i;
 const QUADS: i32 = 1i;
 const BLOCK: i32 = 64i;

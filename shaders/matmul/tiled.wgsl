@@ -22,7 +22,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let y = l / 16i;
     var sum: array<array<f32, PART>, PART>;
     for (var k0 = 0i; k0 < K; k0 += 16i) {
-        for (var p = 0i; p < PART; p++) {
+        for (var p = 0i; p < PART; p++) { // unroll
             let e = p * 256i + l;
             let ka = select(e / BLOCK, e % 16i, A_ALONG_K);
             let ra = select(e % BLOCK, e / 16i, A_ALONG_K);
@@ -38,16 +38,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         for (var k = 0i; k < 16i; k++) {
             var right: array<f32, PART>;
-            for (var j = 0i; j < PART; j++) { right[j] = tile_b[k * (BLOCK + 1i) + x + 16i * j]; }
-            for (var i = 0i; i < PART; i++) {
+            for (var j = 0i; j < PART; j++) { // unroll
+                right[j] = tile_b[k * (BLOCK + 1i) + x + 16i * j];
+            }
+            for (var i = 0i; i < PART; i++) { // unroll
                 let left = tile_a[k * (BLOCK + 1i) + y + 16i * i];
-                for (var j = 0i; j < PART; j++) { sum[i][j] = fma(left, right[j], sum[i][j]); }
+                for (var j = 0i; j < PART; j++) { // unroll
+                    sum[i][j] += left * right[j];
+                }
             }
         }
         workgroupBarrier();
     }
-    for (var i = 0i; i < PART; i++) {
-        for (var j = 0i; j < PART; j++) {
+    for (var i = 0i; i < PART; i++) { // unroll
+        for (var j = 0i; j < PART; j++) { // unroll
             let row = row0 + y + 16i * i;
             let col = col0 + x + 16i * j;
             if (wanted < BATCHES && row < M && col < N) { store_c(batch, row, col, sum[i][j]); }

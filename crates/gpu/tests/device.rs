@@ -10,7 +10,7 @@ use wgrad_ir::{
     BinaryOp, BufferRef, DType, Expr, ExprId, IndexMap, Kernel, Literal, MapKernel, OutputSource, OutputSpec,
     Program, Shape, Step, Store, View,
 };
-use wgrad_runtime::{Backend, Device, DeviceError, DeviceKind, Executable};
+use wgrad_runtime::{Backend, Device, DeviceError, DeviceKind};
 
 /// `out = in * scalar`, from argument 0 to argument 1.
 fn scale(n: usize, scalar: u32) -> Kernel {

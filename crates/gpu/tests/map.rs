@@ -115,11 +115,21 @@ fn pow_and_rem_are_those_of_c() {
     .map(|(a, b)| (f64::from(a as f32), f64::from(b as f32)));
     let case = apply2(BinaryOp::Pow, &pow, DType::F32);
     assert_close(&case.run(&device)[0], &case.reference()[0], 0.0, 3e-6, "pow");
-    let rem =
-        [(5.5, 2.0), (-5.5, 2.0), (5.5, -2.0), (-6.0, 3.0), (1e6, 0.7), (0.3, 0.1), (6.0, 2.0), (0.0, 1.0)]
-            .map(|(a, b)| (f64::from(a as f32), f64::from(b as f32)));
+    let rem = [
+        (5.5, 2.0),
+        (-5.5, 2.0),
+        (5.5, -2.0),
+        (-6.0, 3.0),
+        (1e6, 0.7),
+        (0.3, 0.1),
+        (6.0, 2.0),
+        (0.0, 1.0),
+        (1e30, 0.3),
+        (-1e-3, 7.0),
+    ]
+    .map(|(a, b)| (f64::from(a as f32), f64::from(b as f32)));
     let case = apply2(BinaryOp::Rem, &rem, DType::F32);
-    assert_close(&case.run(&device)[0], &case.reference()[0], 1e-6, 0.0, "rem");
+    assert_eq!(case.run(&device), case.reference(), "rem is exact");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use wgrad_ir::{
     OutputSource, OutputSpec, Program, RandomKind, ReduceOp, Shape, Step, UnaryOp, philox, verify_program,
 };
 use wgrad_kernels::Choices;
-use wgrad_runtime::{Device, DeviceError, Executable};
+use wgrad_runtime::{Device, DeviceError};
 
 /// The best adapter, opened once. Without one the test fails, unless `WGRAD_TEST_DEVICES=cpu` says that this machine has none.
 pub(crate) fn device() -> Option<Arc<GpuDevice>> {
