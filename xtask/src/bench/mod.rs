@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// JSON lines alone, without the readable line that goes to the terminal's error stream.
     #[arg(long)]
     json: bool,
+    /// Also prints the step's program, kernel by kernel, to the error stream.
+    #[arg(long)]
+    program: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -139,6 +142,9 @@ fn time(
     let executables = device.cache().executables();
     let programs = executables.iter().map(|e| e.program());
     let program = programs.max_by_key(|p| p.flops()).ok_or("the workload ran no program")?;
+    if args.program {
+        eprintln!("{program}");
+    }
     let median = median(&mut seconds);
     Ok(Line {
         peer: "wgrad",
