@@ -31,7 +31,7 @@ pub(crate) fn generate(kernel: &ReduceKernel, caps: &DeviceCaps) -> Result<Vec<D
 /// The variant that suits extents and device.
 fn choose(kernel: &ReduceKernel, caps: &DeviceCaps) -> ReduceVariant {
     let (outer, inner) = (kernel.outer.elements(), kernel.inner.elements());
-    let most = caps.max_workgroup_invocations.min(caps.max_workgroup_bytes / 4).min(256).max(1);
+    let most = caps.max_workgroup_invocations.min(caps.max_workgroup_bytes / 4).clamp(1, 256);
     let tree = |wanted: usize| {
         let size = wanted.next_power_of_two().min(most as usize) as u32;
         ReduceVariant::Tree(if size.is_power_of_two() { size } else { size.next_power_of_two() / 2 })

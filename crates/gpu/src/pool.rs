@@ -187,7 +187,7 @@ mod tests {
         for bytes in [1u64, 16, 255, 4096, 4097, 5000, 1 << 20, (1 << 20) + 1, 123_456_789] {
             let size = class(bytes, 1 << 31);
             assert!(
-                size >= bytes && size % 16 == 0 && size <= (bytes + bytes / 8 + 16).max(bytes + 256),
+                size >= bytes && size.is_multiple_of(16) && size <= (bytes + bytes / 8 + 16).max(bytes + 256),
                 "{bytes}"
             );
         }
