@@ -4,12 +4,12 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{curve, resume, start, succeed, train, weights};
+use common::{curve, resume, succeed, train, weights};
 
 /// Checkpoints every other step, so that many kills fall into one.
 const SETTINGS: [&str; 5] = [
@@ -20,8 +20,13 @@ const SETTINGS: [&str; 5] = [
     "sample.length=10",
 ];
 
+/// Starts a command whose output nobody reads.
+fn start(mut command: Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command starts")
+}
+
 /// A run that is never interrupted, and how long it takes.
-fn reference(dir: &Path) -> (std::path::PathBuf, Duration) {
+fn reference(dir: &Path) -> (PathBuf, Duration) {
     let out = dir.join("reference");
     let begun = Instant::now();
     succeed(train(&out, &SETTINGS));
@@ -82,8 +87,8 @@ fn an_interrupt_saves_a_checkpoint_says_how_to_resume_and_loses_nothing() {
     let (reference, _) = reference(dir.path());
     let out = dir.path().join("run");
     let child = train(&out, &SETTINGS)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("the command starts");
     let deadline = Instant::now() + Duration::from_secs(60);

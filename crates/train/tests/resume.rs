@@ -98,13 +98,13 @@ fn a_raised_interrupt_saves_what_was_done() {
 fn another_seed_model_or_text_is_not_continued() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let out = dir.path().join("run");
-    train(recipe(&["train.steps=4"]), Some(&out), options()).expect("trained");
+    train(recipe(&["train.steps=6"]), Some(&out), options()).expect("trained");
     let before = curve(&out);
     for (change, complaint) in [
         ("train.seed=7", "keep the seed"),
         ("model.n_layer=2", "is missing"),
         ("data.train.range=[2010, 2018]", "the training text is another one now"),
-        ("train.steps=3", "raise train.steps"),
+        ("train.steps=5", "raise train.steps"),
     ] {
         let error = resume(&out, None, &settings(&["train.steps=8", change]), options()).expect_err(change);
         assert!(error.to_string().contains(complaint), "{change}: {error}");

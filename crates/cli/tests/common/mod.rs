@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -46,20 +46,6 @@ pub(crate) fn succeed(command: Command) -> String {
     let output = output(command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-/// Standard error of a command that must fail with exit code 1.
-pub(crate) fn fail(command: Command) -> String {
-    let output = output(command);
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("error: "), "{error}");
-    error
-}
-
-/// Starts a command whose output nobody reads.
-pub(crate) fn start(mut command: Command) -> Child {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command starts")
 }
 
 /// The lines of `metrics.jsonl` without the speeds, which no two runs share.
