@@ -161,7 +161,12 @@ impl Simplifier {
             Op::Binary(BinaryOp::Sub) if float => at(0) - at(1),
             Op::Binary(BinaryOp::Mul) if float => at(0) * at(1),
             Op::Binary(BinaryOp::Div) if float && at(1) != 0.0 => at(0) / at(1),
-            Op::Cast(to) if *to != DType::Bool => return Some(Literal::from_f64(*to, at(0))),
+            // Between the two integers a cast keeps the bits, which only agrees where the value exists in both.
+            Op::Cast(to)
+                if *to != DType::Bool && (float || Literal::from_f64(*to, at(0)).as_f64() == at(0)) =>
+            {
+                return Some(Literal::from_f64(*to, at(0)));
+            }
             _ => return None,
         };
         value.is_finite().then(|| Literal::from_f64(dtype, value))

@@ -183,7 +183,11 @@ fn verify_exprs(exprs: &[ExprNode], space: &Shape, bytes: Bytes<'_>) -> Result<(
             Expr::Gather { table, ids, ids_dtype, rows, row_len, map } => {
                 check_map(map, space)?;
                 fits(&IndexMap::contiguous([*rows, *row_len].into()), node.dtype, bytes(*table))?;
-                bytes(*ids).is_some() && ids_dtype.is_int()
+                // Addresses lie in `[ids.., row_len]`, the shape nearest to memory; empty rows read no id.
+                let last = extremes(&map.views()[0]).map(|(_, high)| high.max(0) as usize);
+                let count = last.map_or(0, |address| address / (*row_len).max(1) + 1);
+                fits(&IndexMap::contiguous([count].into()), *ids_dtype, bytes(*ids))?;
+                ids_dtype.is_int()
             }
             Expr::Unary(_, a) => dtype(*a) == node.dtype,
             Expr::Binary(_, a, b) => dtype(*a) == node.dtype && dtype(*b) == node.dtype,
