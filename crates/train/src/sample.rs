@@ -40,7 +40,9 @@ pub(crate) fn generate(
     let mut failure = None;
     // Passes on what fits, and says whether there is more to come.
     let mut pass_on = |piece: &str| {
-        let piece = &piece[..piece.floor_char_boundary(left)];
+        // Only whole characters.
+        let fits = (0..=piece.len().min(left)).rev().find(|&end| piece.is_char_boundary(end));
+        let piece = &piece[..fits.unwrap_or(0)];
         left -= piece.len();
         (piece.is_empty() || each(piece)) && left > 0
     };

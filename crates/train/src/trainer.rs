@@ -183,6 +183,7 @@ impl Trainer {
         )?;
         let trainer = Self::assemble(recipe, folder, options, corpus, learner, metrics, Some(state))?;
         trainer.store.discard_after(state.step)?;
+        trainer.store.prune()?;
         Ok(trainer)
     }
 

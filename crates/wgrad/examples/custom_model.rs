@@ -28,7 +28,7 @@ fn huber(prediction: &Tensor, target: &Tensor) -> Tensor {
     distance.lt(1.0).where_(&(distance.square() * 0.5), &(&distance - 0.5)).mean_all()
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = wgrad::devices().open("cpu")?.device;
     let model = Mlp::new(&Init::new(&device, 1), 32);
     println!("{} parameters", model.num_parameters());

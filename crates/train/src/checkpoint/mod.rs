@@ -72,11 +72,21 @@ impl CheckpointStore {
             return Err(error);
         }
         durable::sync_folder(&self.folder)?;
+        self.prune()?;
+        Ok(Checkpoint { step, path })
+    }
+
+    /// Deletes all but the latest checkpoints. [`save`](Self::save) does so itself; a resumed run does it for a process that was
+    /// killed between the two.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn prune(&self) -> Result<()> {
         let all = self.list()?;
         for old in &all[..all.len().saturating_sub(self.keep)] {
             self.discard(&old.path)?;
         }
-        Ok(Checkpoint { step, path })
+        Ok(())
     }
 
     /// Deletes checkpoints later than `step`: they belong to a future that a resumed run lives through again.
