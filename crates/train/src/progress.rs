@@ -22,7 +22,7 @@ impl Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(10));
             // The template is a constant that indicatif accepts; its default is a bar too.
-            if let Ok(style) = ProgressStyle::with_template("{bar:30.cyan/blue} {pos}/{len}  {msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{wide_bar:.cyan/blue} {pos}/{len} {msg}") {
                 bar.set_style(style.progress_chars("━╸─"));
             }
             bar.set_position(done);

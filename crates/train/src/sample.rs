@@ -40,10 +40,10 @@ pub(crate) fn generate(
     let mut failure = None;
     // Passes on what fits, and says whether there is more to come.
     let mut pass_on = |piece: &str| {
-        // Only whole characters.
-        let fits = (0..=piece.len().min(left)).rev().find(|&end| piece.is_char_boundary(end));
-        let piece = &piece[..fits.unwrap_or(0)];
-        left -= piece.len();
+        // Only whole characters; the text ends at the first one that does not fit.
+        let fits = (0..=piece.len().min(left)).rev().find(|&end| piece.is_char_boundary(end)).unwrap_or(0);
+        left = if fits < piece.len() { 0 } else { left - fits };
+        let piece = &piece[..fits];
         (piece.is_empty() || each(piece)) && left > 0
     };
     let drawing = GenerateOptions {
