@@ -17,7 +17,7 @@ pub type DeviceHandle = Arc<dyn Device>;
 
 /// Something that holds buffers and runs programs.
 pub trait Device: Send + Sync + fmt::Debug {
-    /// Unique among all devices opened by this process ([`next_uid`](dyn Device::next_uid)).
+    /// Unique among all devices opened by this process (`<dyn Device>::next_uid` gives it).
     fn uid(&self) -> u64;
 
     /// What it is.

@@ -58,7 +58,12 @@ impl Registry {
     /// # Errors
     /// Nothing matches; the message lists what there is.
     pub fn choose(&self, requested: &str) -> Result<(String, String), DeviceError> {
-        let all = self.list();
+        // Looking for adapters starts drivers: where a family is named, only that one is asked.
+        let named = |b: &&Box<dyn Backend>| requested.split(':').next() == Some(b.name());
+        let all = match self.backends.iter().find(named) {
+            Some(backend) => backend.list(),
+            None => self.list(),
+        };
         let best = |software: bool| {
             let rank = |i: &DeviceInfo| match i.kind {
                 DeviceKind::DiscreteGpu => Some(0),
@@ -95,6 +100,7 @@ impl Registry {
             id => match all.iter().find(|i| i.id == id) {
                 Some(info) => Ok((info.id.clone(), "it was asked for".to_owned())),
                 None => {
+                    let all = self.list();
                     let ids: Vec<&str> = all.iter().map(|i| i.id.as_str()).collect();
                     no(format!("there are: auto, gpu, {}", ids.join(", ")))
                 }
@@ -128,5 +134,60 @@ impl Registry {
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.backends.iter().map(|b| b.name())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A family whose devices are listed and cannot be opened.
+    struct Listed(&'static str, Vec<DeviceKind>);
+
+    impl Backend for Listed {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn list(&self) -> Vec<DeviceInfo> {
+            let info = |(i, kind): (usize, &DeviceKind)| DeviceInfo {
+                id: if self.0 == "cpu" { "cpu".to_owned() } else { format!("{}:{i}", self.0) },
+                name: format!("{kind:?}"),
+                kind: *kind,
+                driver: String::new(),
+                details: Vec::new(),
+            };
+            self.1.iter().enumerate().map(info).collect()
+        }
+
+        fn open(&self, id: &str) -> Result<DeviceHandle, DeviceError> {
+            Err(DeviceError::NoDevice { requested: id.to_owned(), reason: "it is only listed".to_owned() })
+        }
+    }
+
+    fn registry(gpus: &[DeviceKind]) -> Registry {
+        let cpu = Listed("cpu", vec![DeviceKind::Cpu]);
+        Registry::new(vec![Box::new(cpu), Box::new(Listed("gpu", gpus.to_vec()))])
+    }
+
+    fn chosen(gpus: &[DeviceKind], requested: &str) -> Result<String, String> {
+        registry(gpus).choose(requested).map(|(id, _)| id).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn auto_prefers_real_gpus_and_never_takes_a_software_one() {
+        use DeviceKind::{DiscreteGpu, IntegratedGpu, SoftwareGpu};
+        assert_eq!(chosen(&[], "auto"), Ok("cpu".into()));
+        assert_eq!(chosen(&[SoftwareGpu], "auto"), Ok("cpu".into()));
+        assert_eq!(chosen(&[SoftwareGpu, IntegratedGpu, DiscreteGpu], "auto"), Ok("gpu:2".into()));
+        assert_eq!(chosen(&[SoftwareGpu], "gpu"), Ok("gpu:0".into()));
+        assert_eq!(chosen(&[SoftwareGpu], "cpu"), Ok("cpu".into()));
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_refused_with_what_there_is() {
+        let error = chosen(&[DeviceKind::DiscreteGpu], "gpu:7").unwrap_err();
+        assert!(error.contains("gpu:7") && error.contains("auto, gpu, cpu, gpu:0"), "{error}");
+        assert!(chosen(&[], "gpu").unwrap_err().contains("mesa-vulkan-drivers"));
     }
 }
