@@ -94,9 +94,6 @@ fn unit_tests(full: bool) -> Result<Counts> {
         &format!("\"$0\" test --workspace --all-features --no-fail-fast -- {ignored} 2>&1"),
         env!("CARGO"),
     ]);
-    if full {
-        command.env("WGRAD_FULL", "1");
-    }
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let Some(stdout) = child.stdout.take() else { return Err("cargo's output is not readable".into()) };
     let mut counts = Counts::default();

@@ -49,7 +49,16 @@ fn assert_same_run(out: &Path, reference: &Path) {
 
 #[test]
 fn a_run_killed_at_random_moments_has_the_curve_of_one_that_was_not() {
-    let kills = if std::env::var("WGRAD_FULL").is_ok_and(|v| v == "1") { 50 } else { 8 };
+    kill_and_compare(8);
+}
+
+#[test]
+#[ignore = "takes minutes; `cargo xtask test --full` runs it"]
+fn runs_killed_at_fifty_random_moments_have_the_curve_of_one_that_was_not() {
+    kill_and_compare(50);
+}
+
+fn kill_and_compare(kills: usize) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (reference, duration) = reference(dir.path());
     let (mut killed, mut runs, mut random) = (0, 0, 12345_u64);
