@@ -16,6 +16,9 @@ const MAX_REPEATED_COST: u32 = 2;
 /// Cost above which work with several users is done once instead.
 const MAX_SHARED_COST: u32 = 3;
 
+/// Longest chain of virtual nodes: kernels are built by recursion along it.
+const MAX_DEPTH: u32 = 100;
+
 /// For each node whether it is realized (inputs of the graph are).
 pub fn realized(graph: &Graph, caps: &DeviceCaps, fuse: bool) -> Vec<bool> {
     let mut f = Fuser {
@@ -31,6 +34,7 @@ pub fn realized(graph: &Graph, caps: &DeviceCaps, fuse: bool) -> Vec<bool> {
             f.realized[id.index()] = true;
         }
         let info = f.visit(id);
+        f.realized[id.index()] |= info.depth > MAX_DEPTH;
         f.info.push(if f.realized[id.index()] { Info::leaf(graph, id) } else { info });
     }
     f.realized
@@ -93,11 +97,13 @@ struct Info {
     leaves: Vec<(NodeId, IndexMap)>,
     /// Weighted operations per element.
     cost: u32,
+    /// Longest chain of virtual nodes down to what is loaded.
+    depth: u32,
 }
 
 impl Info {
     fn leaf(graph: &Graph, id: NodeId) -> Self {
-        Info { leaves: vec![(id, IndexMap::contiguous(graph.node(id).shape.clone()))], cost: 0 }
+        Info { leaves: vec![(id, IndexMap::contiguous(graph.node(id).shape.clone()))], cost: 0, depth: 0 }
     }
 }
 
@@ -147,7 +153,7 @@ impl Fuser<'_> {
         let graph = self.graph;
         let node = graph.node(id);
         match &node.op {
-            Op::Scalar { .. } | Op::Const(_) => Info { leaves: Vec::new(), cost: 0 },
+            Op::Scalar { .. } | Op::Const(_) => Info { leaves: Vec::new(), cost: 0, depth: 0 },
             Op::Random { .. } => Info { cost: 40, ..Info::leaf(graph, id) },
             op if op.is_movement() => self.visit_movement(op, node.inputs[0]),
             op if op.is_elementwise() => {
@@ -210,17 +216,18 @@ impl Fuser<'_> {
             self.realize(x);
             leaves = moved(&self.info[x.index()]);
         }
-        Info { leaves, cost: self.info[x.index()].cost }
+        Info { leaves, cost: self.info[x.index()].cost, depth: self.info[x.index()].depth + 1 }
     }
 
     fn union(&self, inputs: &[NodeId]) -> Info {
-        let mut all = Info { leaves: Vec::new(), cost: 0 };
+        let mut all = Info { leaves: Vec::new(), cost: 0, depth: 0 };
         for (n, i) in inputs.iter().enumerate() {
             if inputs[..n].contains(i) {
                 continue;
             }
             let info = &self.info[i.index()];
             all.cost = all.cost.saturating_add(info.cost);
+            all.depth = all.depth.max(info.depth + 1);
             for leaf in &info.leaves {
                 if !all.leaves.contains(leaf) {
                     all.leaves.push(leaf.clone());

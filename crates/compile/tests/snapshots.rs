@@ -139,3 +139,20 @@ fn chains_of_contractions_share_two_buffers() {
     let program = compile(&g, &DeviceCaps::cpu(), &Options::default()).unwrap();
     assert_eq!((program.steps.len(), program.temps.as_slice()), (6, [64, 64].as_slice()));
 }
+
+#[test]
+fn long_chains_are_cut_so_that_no_kernel_grows_without_bound() {
+    let mut g = Graph::new();
+    let mut x = input(&mut g, 0, &[2, 20_000]);
+    for _ in 0..10_000 {
+        let ranges = SmallVec::from_slice(&[(0, 2, 1), (1, g.node(x).shape[1] - 1, 1)]);
+        x = g.push(Op::Slice { ranges }, &[x]).unwrap();
+    }
+    for _ in 0..10_000 {
+        x = g.push(Op::Unary(UnaryOp::Abs), &[x]).unwrap();
+    }
+    g.set_outputs(vec![x]);
+    let program = compile(&g, &DeviceCaps::cpu(), &Options::default()).unwrap();
+    assert!((150..500).contains(&program.steps.len()), "{} kernels", program.steps.len());
+    assert_eq!(program.temps.len(), 2);
+}
