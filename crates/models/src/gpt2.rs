@@ -10,8 +10,8 @@ use wgrad_nn::{
     functional::{Attention, cross_entropy, scaled_dot_product_attention},
     safetensors,
 };
-use wgrad_runtime::DeviceHandle;
-use wgrad_tensor::{DType, Tensor};
+use wgrad_runtime::{DeviceHandle, check_available};
+use wgrad_tensor::{DType, Tensor, TensorError};
 
 use crate::{CausalLanguageModel, ModelError, pretrained};
 
@@ -53,6 +53,10 @@ impl Gpt2LMHead {
     /// The configuration is impossible, or a parameter does not fit on the device.
     pub fn new(config: &Gpt2Config, init: &Init, scheme: Gpt2Init) -> Result<Self, ModelError> {
         config.validate()?;
+        // Parameters are drawn on the host before they go to the device.
+        let bytes = (config.parameters() as u64).saturating_mul(init.dtype().host_bytes() as u64);
+        let what = || format!("a GPT-2 of {} parameters", config.parameters());
+        check_available(&init.device().info().id, what, bytes).map_err(TensorError::from)?;
         let weights = match scheme {
             Gpt2Init::Zeros => Initializer::Zeros,
             Gpt2Init::Plain | Gpt2Init::ScaledResiduals => {

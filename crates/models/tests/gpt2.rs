@@ -82,6 +82,7 @@ fn the_reference_recipe_has_875_264_parameters() -> Outcome {
         ..config()
     };
     assert_eq!(model(&nano, &device(), 0)?.num_parameters(), 875_264);
+    assert_eq!(nano.parameters(), 875_264);
     Ok(())
 }
 
@@ -145,6 +146,16 @@ fn impossible_configurations_and_missing_files_are_refused() -> Outcome {
     fs::write(dir.path().join("config.json"), serde_json::to_string(&config())?)?;
     assert!(load().contains("model.safetensors"));
     Ok(())
+}
+
+#[test]
+fn a_model_beyond_memory_is_refused_before_it_is_made() {
+    let wide = Gpt2Config { n_embd: 1 << 26, n_head: 1, ..config() };
+    let deep = Gpt2Config { n_layer: 2_000_000_000, ..config() };
+    for config in [wide, deep] {
+        let error = model(&config, &device(), 0).unwrap_err().to_string();
+        assert!(error.contains("parameters") && error.contains("available"), "{error}");
+    }
 }
 
 #[test]

@@ -141,6 +141,11 @@ impl Init {
         &self.device
     }
 
+    /// Element type of the parameters.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// A new parameter. A failure (out of memory, say) is carried by its tensor.
     pub fn param(&self, shape: impl Into<Shape>, initializer: Initializer) -> Param {
         let shape = shape.into();

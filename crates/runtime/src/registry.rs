@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_prefers_real_gpus_and_never_takes_a_software_one() {
+    fn auto_prefers_real_adapters_and_never_takes_a_software_one() {
         use DeviceKind::{DiscreteGpu, IntegratedGpu, SoftwareGpu};
         assert_eq!(chosen(&[], "auto"), Ok("cpu".into()));
         assert_eq!(chosen(&[SoftwareGpu], "auto"), Ok("cpu".into()));

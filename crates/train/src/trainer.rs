@@ -5,9 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use wgrad_data::{Prefetcher, WindowSampler};
+use wgrad_data::{PREFETCH_DEPTH, Prefetcher, WindowSampler};
 use wgrad_nn::Module;
-use wgrad_tensor::{DeviceHandle, PendingValue};
+use wgrad_runtime::check_available;
+use wgrad_tensor::{DeviceHandle, PendingValue, TensorError};
 
 use crate::checkpoint::{Checkpoint, CheckpointStore, TrainState};
 use crate::corpus::{Corpus, fingerprint};
@@ -236,7 +237,9 @@ impl Trainer {
             self.corpus.validation.stream.len(),
             self.folder.path().display()
         ));
-        let sampler = WindowSampler::new(text.len(), t.context, t.batch_size * t.grad_accumulation, t.seed)?;
+        let windows = t.batch_size.saturating_mul(t.grad_accumulation);
+        check_batch(windows, t.context)?;
+        let sampler = WindowSampler::new(text.len(), t.context, windows, t.seed)?;
         let mut batches = Prefetcher::new(text.clone(), sampler, self.step)?;
         self.clock = Instant::now();
         while self.step < t.steps {
@@ -427,4 +430,15 @@ fn cut(path: &Path, bytes: u64) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(TrainError::io("read", path)(error)),
     }
+}
+
+/// Refuses batches whose ids alone do not fit in the host's memory: the prefetched ones, the one being drawn, the one in use, and
+/// its copies on the way to the device. What the model makes of a batch is checked when its program runs.
+fn check_batch(windows: usize, context: usize) -> Result<()> {
+    // Twice, since a model needs memory too: without any to spare there is nothing to train.
+    let held = 2 * (PREFETCH_DEPTH + 4);
+    let ids = windows.saturating_mul(context).saturating_mul(2 * held);
+    let bytes = (ids as u64).saturating_mul(size_of::<i32>() as u64);
+    let what = || format!("drawing batches of {windows} windows of {context} tokens ahead");
+    Ok(check_available("cpu", what, bytes).map_err(TensorError::from)?)
 }

@@ -78,7 +78,18 @@ impl Default for Gpt2Config {
 impl Gpt2Config {
     /// The inner width of the feed-forward part.
     pub fn inner(&self) -> usize {
-        self.n_inner.unwrap_or(4 * self.n_embd)
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
+    }
+
+    /// Number of parameters, saturating.
+    pub fn parameters(&self) -> usize {
+        let (c, f, v) = (self.n_embd as u128, self.inner() as u128, self.vocab_size as u128);
+        // Two norms, four projections and their biases.
+        let block = 4 * c + (3 * c * c + 3 * c) + (c * c + c) + (c * f + f) + (f * c + c);
+        let head = if self.tie_word_embeddings { 0 } else { v * c };
+        let tables = (v + self.n_positions as u128) * c;
+        let all = tables + (self.n_layer as u128).saturating_mul(block) + 2 * c + head;
+        usize::try_from(all).unwrap_or(usize::MAX)
     }
 
     /// Whether such a model can be made.
