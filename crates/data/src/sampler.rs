@@ -118,10 +118,15 @@ impl WindowSampler {
 /// be compared. One window begins at 0.
 ///
 /// # Errors
-/// [`DataError::Invalid`] if `count` or `context` is 0, [`DataError::TooShort`] if no window fits.
+/// [`DataError::Invalid`] if `count` is not in 1 to 2^20 or `context` is 0, [`DataError::TooShort`] if no window fits.
 pub fn validation_windows(stream_len: usize, context: usize, count: usize) -> Result<Vec<usize>> {
-    if count == 0 {
-        return Err(DataError::Invalid { name: "windows", expected: "1 or more".into(), found: "0".into() });
+    if !(1..=1 << 20).contains(&count) {
+        let found = count.to_string();
+        return Err(DataError::Invalid {
+            name: "validation windows",
+            expected: "1 to 1048576".into(),
+            found,
+        });
     }
     let last = windows_in(stream_len, context)? - 1;
     let intervals = (count - 1).max(1) as u128;
@@ -184,6 +189,7 @@ mod tests {
         assert!(matches!(WindowSampler::new(10, 1, 0, 0), Err(DataError::Invalid { name: "batch", .. })));
         assert!(matches!(validation_windows(10, 10, 2), Err(DataError::TooShort { .. })));
         assert!(matches!(validation_windows(10, 2, 0), Err(DataError::Invalid { .. })));
+        assert!(matches!(validation_windows(10, 2, usize::MAX), Err(DataError::Invalid { .. })));
     }
 
     #[test]

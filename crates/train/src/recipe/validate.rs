@@ -48,7 +48,8 @@ impl Recipe {
             s.temperature,
             || "0 or more".into(),
         )?;
-        positive("sample.length", s.length)?;
+        // A sample is written between two steps: nothing else happens meanwhile.
+        check("sample.length", (1..=100_000).contains(&s.length), s.length, || "in 1..=100000".into())?;
         check("sample.prompts", s.prompts.iter().all(|p| !p.is_empty()), "an empty one", || {
             "texts of at least one character".into()
         })?;
