@@ -79,7 +79,7 @@ pub(crate) struct GenerateArgs {
     /// Tokens to write.
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub(crate) max_new_tokens: usize,
-    /// Below 1 bolder, above 1 wilder; 0 takes the likeliest token each time.
+    /// Below 1 more cautious, above 1 wilder; 0 takes the likeliest token each time.
     #[arg(long, value_name = "T", default_value_t = 0.8)]
     pub(crate) temperature: f64,
     /// Draw among the K likeliest tokens only.

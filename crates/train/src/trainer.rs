@@ -255,7 +255,7 @@ impl Trainer {
             let last = self.step == t.steps;
             let due = |every: u64| every != 0 && self.step.is_multiple_of(every);
             let (validate, sample, save) =
-                (last || due(t.eval_every), due(sample_every), last || due(t.checkpoint_every));
+                (last || due(t.eval_every), due(sample_every) && !last, last || due(t.checkpoint_every));
             let stop = self.options.interrupt.is_raised() && !last;
             if validate || sample || save || stop {
                 self.settle_all()?;

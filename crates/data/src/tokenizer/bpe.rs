@@ -15,6 +15,9 @@ use crate::{DataError, Documents, Result};
 /// holds little in memory and runs in parallel.
 const PIECE: usize = 1 << 20;
 
+/// The largest vocabulary that is trained: far above any in use, and its tables fit in memory.
+const MOST_TOKENS: usize = 1 << 22;
+
 /// How a byte-level BPE is trained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,10 +63,10 @@ impl BpeTokenizer {
     pub fn train(text: &Documents, options: &BpeOptions) -> Result<Self> {
         let action = "train a BPE tokenizer";
         let least = bytes::alphabet().len() + options.special_tokens.len();
-        if options.vocab_size < least {
+        if !(least..=MOST_TOKENS).contains(&options.vocab_size) {
             return Err(DataError::Invalid {
                 name: "vocab_size",
-                expected: format!("at least {least} (256 bytes and the special tokens)"),
+                expected: format!("{least} (256 bytes and the special tokens) to {MOST_TOKENS}"),
                 found: options.vocab_size.to_string(),
             });
         }
@@ -248,6 +251,8 @@ mod tests {
         let documents = Documents::from_texts([TEXT]);
         let small = BpeTokenizer::train(&documents, &BpeOptions::new(255));
         assert!(matches!(small, Err(DataError::Invalid { name: "vocab_size", .. })));
+        let huge = BpeTokenizer::train(&Documents::from_texts([TEXT]), &BpeOptions::new(usize::MAX));
+        assert!(matches!(huge, Err(DataError::Invalid { name: "vocab_size", .. })));
         let binary = BpeTokenizer::train(&Documents::from_texts([vec![b'a', 0xff]]), &BpeOptions::new(256));
         assert!(matches!(binary, Err(DataError::NotUtf8 { offset: 1 })));
         let bpe = trained(256);

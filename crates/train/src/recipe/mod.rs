@@ -63,7 +63,7 @@ pub struct ModelRecipe {
     /// Width inside the feed-forward part. Default: `4 * n_embd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_inner: Option<usize>,
-    /// `gelu` (exact), `gelu_new` (tanh), `relu`, `silu`.
+    /// `gelu` (exact), `gelu_new` (tanh), `relu`, `silu`, `sigmoid`, `tanh`.
     #[serde(default = "gelu_new")]
     pub activation_function: Activation,
     /// Whether the output projection is the token embedding.
@@ -227,7 +227,7 @@ pub struct SampleRecipe {
     /// Tokens per sample.
     #[serde(default = "sample_length")]
     pub length: usize,
-    /// Divides the logits: below 1 bolder, 0 takes the likeliest token.
+    /// Divides the logits: below 1 more cautious, 0 takes the likeliest token.
     #[serde(default = "temperature")]
     pub temperature: f64,
     /// Draws among that many likeliest tokens; absent for all.
