@@ -26,6 +26,8 @@ mod op;
 pub mod philox;
 mod print;
 mod program;
+#[cfg(feature = "reference")]
+pub mod reference;
 mod shape;
 mod verify;
 mod view;
