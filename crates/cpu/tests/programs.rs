@@ -1,18 +1,19 @@
 //! Programs on the CPU runtime against their naive evaluation.
 
-mod naive;
-
 use std::sync::Arc;
 
-use naive::{Buf, unravel};
 use proptest::prelude::*;
 use wgrad_cpu::CpuDevice;
+use wgrad_ir::reference::{Rounding, run_program, unravel};
 use wgrad_ir::{
     BinaryOp, BufferRef, BufferSpec, CompareOp, DType, Expr, ExprId, ExprNode, IndexMap, Kernel, Literal,
-    MapKernel, MatMulKernel, Op, Program, RandomKind, ReduceKernel, ReduceOp, ScatterAddKernel, Shape, Step,
-    Store, UnaryOp, View,
+    MapKernel, MatMulKernel, Op, OutputSource, OutputSpec, Program, RandomKind, ReduceKernel, ReduceOp,
+    ScatterAddKernel, Shape, Step, Store, UnaryOp, View,
 };
 use wgrad_runtime::{Device, DeviceError};
+
+/// A buffer as literals.
+type Buf = Vec<Literal>;
 
 fn encode(buf: &Buf, dtype: DType) -> Vec<u8> {
     let bytes = dtype.host_bytes();
@@ -48,8 +49,14 @@ fn program(
     kernel: Kernel,
     args: Vec<BufferRef>,
 ) -> Program {
+    let output = |(i, r): (usize, &BufferSpec)| OutputSpec {
+        source: OutputSource::Result(i as u32),
+        shape: r.shape.clone(),
+        dtype: r.dtype,
+    };
     Program {
         inputs,
+        outputs: results.iter().enumerate().map(output).collect(),
         results,
         steps: vec![Step { kernel: Arc::new(kernel), args, label: "test".into() }],
         ..Program::default()
@@ -72,6 +79,17 @@ fn run(program: &Program, inputs: &[Buf], scalars: &[Literal]) -> Result<Vec<Buf
         .collect()
 }
 
+/// The results by definition, one element at a time.
+fn evaluate(program: &Program, inputs: &[Buf], scalars: &[Literal]) -> Vec<Buf> {
+    let plain = |buf: &[Literal]| -> Vec<f64> { buf.iter().map(|l| l.as_f64()).collect() };
+    let inputs: Vec<Vec<f64>> = inputs.iter().map(|buf| plain(buf)).collect();
+    run_program(program, &inputs, &plain(scalars), Rounding::EachOperation)
+        .iter()
+        .zip(&program.outputs)
+        .map(|(values, output)| values.iter().map(|&x| Literal::from_f64(output.dtype, x)).collect())
+        .collect()
+}
+
 fn close(got: Literal, want: Literal, relative: f64) -> bool {
     let (x, y) = (got.as_f64(), want.as_f64());
     got == want
@@ -83,7 +101,7 @@ fn close(got: Literal, want: Literal, relative: f64) -> bool {
 /// Compares a run with the naive evaluation.
 fn check(program: &Program, inputs: &[Buf], scalars: &[Literal], relative: f64) -> Result<(), TestCaseError> {
     let got = run(program, inputs, scalars).map_err(|e| TestCaseError::fail(e.to_string()))?;
-    let want = naive::run(program, inputs, scalars);
+    let want = evaluate(program, inputs, scalars);
     for (r, (got, want)) in got.iter().zip(&want).enumerate() {
         prop_assert_eq!(got.len(), want.len());
         for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
@@ -294,7 +312,7 @@ proptest! {
         let p = Program { scalars: e.scalars.iter().map(|s| s.dtype()).collect(), ..program(input_specs(&e), results, kernel, args) };
         // Elements that the second store does not reach keep what the buffer held: compare those it writes.
         let got = run(&p, &inputs, &e.scalars).map_err(|e| TestCaseError::fail(e.to_string()))?;
-        let want = naive::run(&p, &inputs, &e.scalars);
+        let want = evaluate(&p, &inputs, &e.scalars);
         for (&g, &w) in got[0].iter().zip(&want[0]) {
             prop_assert!(close(g, w, 1e-6), "got {:?}, want {:?} in {:?}", g, w, p);
         }
@@ -334,7 +352,7 @@ proptest! {
         let p = Program { scalars: e.scalars.iter().map(|s| s.dtype()).collect(), ..program(input_specs(&e), results, kernel, args) };
         let magnitude = inputs.len() as f64;
         // Sums of f32 cancel: the bound is relative to the largest terms, which random casts of words can make.
-        let terms = naive::run(&p, &inputs, &e.scalars);
+        let terms = evaluate(&p, &inputs, &e.scalars);
         let largest = terms[0].iter().map(|x| x.as_f64().abs()).fold(1.0, f64::max);
         prop_assume!(largest < 1e5);
         check(&p, &inputs, &e.scalars, 1e-4 * magnitude)?;
