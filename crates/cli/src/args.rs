@@ -74,13 +74,13 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
     /// What the text goes on from.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) prompt: String,
     /// Tokens to write.
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub(crate) max_new_tokens: usize,
     /// Below 1 more cautious, above 1 wilder; 0 takes the likeliest token each time.
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     pub(crate) temperature: f64,
     /// Draw among the K likeliest tokens only.
     #[arg(long, value_name = "K")]

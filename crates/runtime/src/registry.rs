@@ -59,8 +59,8 @@ impl Registry {
     /// Nothing matches; the message lists what there is.
     pub fn choose(&self, requested: &str) -> Result<(String, String), DeviceError> {
         // Looking for adapters starts drivers: where a family is named, only that one is asked.
-        let named = |b: &&Box<dyn Backend>| requested.split(':').next() == Some(b.name());
-        let all = match self.backends.iter().find(named) {
+        let family = requested.split(':').next();
+        let all = match self.backends.iter().find(|b| family == Some(b.name())) {
             Some(backend) => backend.list(),
             None => self.list(),
         };

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use wgrad_data::{PREFETCH_DEPTH, Prefetcher, WindowSampler};
+use wgrad_data::{PREFETCH_DEPTH, Prefetcher, TokenizerSpec, WindowSampler};
 use wgrad_nn::Module;
 use wgrad_runtime::check_available;
 use wgrad_tensor::{DeviceHandle, PendingValue, TensorError};
@@ -91,6 +91,9 @@ pub fn resume(
         eprintln!("no checkpoint had been written yet; the run starts from its beginning");
         Trainer::begin(recipe.clone(), run, options)?
     } else {
+        if changed {
+            check_same_model(&Recipe::from_file(&run.recipe(), &[])?, &recipe, folder)?;
+        }
         let (checkpoint, state) = Checkpoint::find(folder, |warning| eprintln!("warning: {warning}"))?;
         eprintln!("continuing after step {} from {}", state.step, checkpoint.path.display());
         Trainer::restore(recipe.clone(), run, &checkpoint, &state, options)?
@@ -120,6 +123,8 @@ struct Trainer {
     /// When the previous update was settled.
     clock: Instant,
     samples_bytes: u64,
+    /// Whether the sample of the newest step was given up for a request to stop.
+    sample_due: bool,
     best_loss: Option<f64>,
     last_loss: Option<f64>,
 }
@@ -217,6 +222,7 @@ impl Trainer {
             pending: None,
             clock: Instant::now(),
             samples_bytes,
+            sample_due: state.is_some_and(|s| s.sample_due),
         })
     }
 
@@ -241,6 +247,9 @@ impl Trainer {
         check_batch(windows, t.context)?;
         let sampler = WindowSampler::new(text.len(), t.context, windows, t.seed)?;
         let mut batches = Prefetcher::new(text.clone(), sampler, self.step)?;
+        if self.sample_due {
+            self.sample_due = !self.sample()?;
+        }
         self.clock = Instant::now();
         while self.step < t.steps {
             let Some(batch) = batches.next().transpose()? else { break };
@@ -256,17 +265,20 @@ impl Trainer {
             let due = |every: u64| every != 0 && self.step.is_multiple_of(every);
             let (validate, sample, save) =
                 (last || due(t.eval_every), due(sample_every) && !last, last || due(t.checkpoint_every));
-            let stop = self.options.interrupt.is_raised() && !last;
-            if validate || sample || save || stop {
+            let asked = self.options.interrupt.is_raised();
+            if validate || sample || save || asked {
                 self.settle_all()?;
             }
             if validate {
                 self.validate()?;
             }
             if sample {
-                self.sample()?;
+                self.sample_due = !self.sample()?;
             }
+            // Also where it was raised meanwhile, during a long sample for one.
+            let stop = self.options.interrupt.is_raised() && !last;
             if save || stop {
+                self.settle_all()?;
                 self.save()?;
             }
             if stop {
@@ -347,7 +359,9 @@ impl Trainer {
         Ok(loss)
     }
 
-    fn sample(&mut self) -> Result<()> {
+    /// Writes what the model makes of each prompt, unless a request to stop comes first: then nothing is written, and a
+    /// resumed run does it. Returns whether it was written.
+    fn sample(&mut self) -> Result<bool> {
         let s = self.recipe.sample.clone();
         let options = SampleOptions {
             tokens: s.length,
@@ -356,11 +370,18 @@ impl Trainer {
             top_k: s.top_k,
             seed: self.recipe.train.seed.wrapping_add(self.step),
         };
+        let interrupt = self.options.interrupt.clone();
+        let mut texts = Vec::new();
         for prompt in &s.prompts {
-            let text = self.written(prompt, &options)?;
+            texts.push(self.written(prompt, &options, || !interrupt.is_raised())?);
+        }
+        if interrupt.is_raised() {
+            return Ok(false);
+        }
+        for text in texts {
             self.show(&format!("--- step {}, temperature {}\n{text}\n", self.step, s.temperature))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn final_sample(&mut self) -> Result<()> {
@@ -368,16 +389,16 @@ impl Trainer {
         let seed = self.recipe.train.seed;
         let options = SampleOptions { tokens: bytes, bytes: Some(bytes), temperature, top_k: None, seed };
         let prompt = self.recipe.sample.prompts.first().map_or("\n", String::as_str).to_owned();
-        let text = self.written(&prompt, &options)?;
+        let text = self.written(&prompt, &options, || true)?;
         self.show(&format!("--- after {} steps, temperature {temperature}\n{text}\n", self.step))
     }
 
-    /// A prompt and what the model makes of it.
-    fn written(&self, prompt: &str, options: &SampleOptions) -> Result<String> {
+    /// A prompt and what the model makes of it, as long as `go_on` says so.
+    fn written(&self, prompt: &str, options: &SampleOptions, go_on: impl Fn() -> bool) -> Result<String> {
         let mut text = prompt.to_owned();
         generate(self.learner.model(), &self.corpus.tokenizer, prompt, options, |piece| {
             text.push_str(piece);
-            true
+            go_on()
         })?;
         Ok(text)
     }
@@ -408,6 +429,7 @@ impl Trainer {
             metrics_bytes,
             metrics_crc32,
             samples_bytes: self.samples_bytes,
+            sample_due: self.sample_due,
             best_loss: self.best_loss,
             last_loss: self.last_loss,
         };
@@ -420,6 +442,26 @@ impl Trainer {
         self.saved = Some(self.step);
         Ok(())
     }
+}
+
+/// Refuses to continue a run as another model: what the weights mean is decided when a run begins. Dropout may change.
+fn check_same_model(old: &Recipe, new: &Recipe, folder: &Path) -> Result<()> {
+    let mut expected = old.model.clone();
+    expected.resid_pdrop = new.model.resid_pdrop;
+    expected.embd_pdrop = new.model.embd_pdrop;
+    expected.attn_pdrop = new.model.attn_pdrop;
+    let files = |r: &Recipe| matches!(r.data.tokenizer, TokenizerSpec::File { .. });
+    let same_tokens = old.data.tokenizer == new.data.tokenizer || files(old) && files(new);
+    let section = match (expected == new.model, same_tokens) {
+        (true, true) => return Ok(()),
+        (false, _) => "[model]",
+        (true, false) => "data.tokenizer",
+    };
+    let reason = format!(
+        "{section} is not what the run began with, and its weights are of that model; leave it as it is in the run's \
+         recipe.toml, or begin a new run"
+    );
+    Err(TrainError::RunFolder { path: folder.to_owned(), reason })
 }
 
 /// Cuts a text file back to a length; one that is shorter or not there is left as it is.

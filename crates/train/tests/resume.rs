@@ -68,6 +68,52 @@ fn adamw_with_dropout_continues_bit_for_bit() {
 }
 
 #[test]
+fn a_run_does_not_continue_as_another_model() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let out = dir.path().join("run");
+    train(recipe(&["train.steps=10"]), Some(&out), options()).expect("trained");
+    let before = fs::read_to_string(out.join("recipe.toml")).expect("the recipe");
+    let tokenizer = "data.tokenizer={kind=\"bpe\",vocab_size=300}";
+    for other in ["model.n_head=1", "model.activation_function=relu", tokenizer] {
+        let error =
+            resume(&out, None, &settings(&["train.steps=20", other]), options()).unwrap_err().to_string();
+        assert!(error.contains("not what the run began with"), "{other}: {error}");
+    }
+    assert_eq!(fs::read_to_string(out.join("recipe.toml")).expect("the recipe"), before);
+    resume(&out, None, &settings(&["train.steps=12", "model.resid_pdrop=0.2"]), options())
+        .expect("continued");
+}
+
+#[test]
+fn a_stop_during_a_sample_leaves_the_sample_to_the_resumed_run() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let of = |steps: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/gpt-tiny.toml");
+        let extra = ["sample.every=5", "sample.length=2000", steps];
+        Recipe::from_file(&path, &settings(&extra)).expect("a valid recipe")
+    };
+    train(of("train.steps=8"), Some(&whole), options()).expect("trained");
+    let stopping = options();
+    let (interrupt, metrics) = (stopping.interrupt.clone(), parts.join("metrics.jsonl"));
+    let watcher = std::thread::spawn(move || {
+        // The sample begins once the fifth step's line is written.
+        let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+        while lines() < 5 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        interrupt.raise();
+    });
+    let outcome = train(of("train.steps=8"), Some(&parts), stopping).expect("stopped");
+    watcher.join().expect("the watcher ends");
+    assert!(matches!(outcome, Outcome::Interrupted { .. }), "{outcome:?}");
+    resume(&parts, None, &[], options()).expect("continued");
+    let samples = |out: &Path| fs::read_to_string(out.join("samples.txt")).expect("samples");
+    assert_eq!(samples(&parts), samples(&whole));
+    assert_eq!(curve(&parts), curve(&whole));
+}
+
+#[test]
 fn accumulated_gradients_continue_bit_for_bit() {
     twenty_is_ten_and_ten(&["train.batch_size=2", "train.grad_accumulation=3"]);
 }
@@ -102,7 +148,7 @@ fn another_seed_model_or_text_is_not_continued() {
     let before = curve(&out);
     for (change, complaint) in [
         ("train.seed=7", "keep the seed"),
-        ("model.n_layer=2", "is missing"),
+        ("model.n_layer=2", "not what the run began with"),
         ("data.train.range=[2010, 2018]", "the training text is another one now"),
         ("train.steps=5", "raise train.steps"),
     ] {

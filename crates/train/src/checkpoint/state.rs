@@ -33,6 +33,9 @@ pub struct TrainState {
     pub metrics_crc32: u32,
     /// Bytes of `samples.txt`, which is cut back likewise.
     pub samples_bytes: u64,
+    /// Whether the sample of this step was given up for a request to stop, so that the resumed run writes it.
+    #[serde(default)]
+    pub sample_due: bool,
     /// The lowest validation loss so far.
     pub best_loss: Option<f64>,
     /// The latest validation loss.
@@ -80,6 +83,7 @@ pub(super) fn test_state(step: u64) -> TrainState {
         metrics_bytes: 4,
         metrics_crc32: 5,
         samples_bytes: 6,
+        sample_due: false,
         best_loss: Some(1.5),
         last_loss: None,
     }
