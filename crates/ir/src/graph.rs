@@ -34,6 +34,7 @@ pub struct Node {
 pub struct Graph {
     nodes: Vec<Node>,
     outputs: Vec<NodeId>,
+    donated: Vec<u32>,
 }
 
 impl Graph {
@@ -87,6 +88,16 @@ impl Graph {
     /// Says which nodes are wanted, in which order.
     pub fn set_outputs(&mut self, outputs: Vec<NodeId>) {
         self.outputs = outputs;
+    }
+
+    /// The inputs whose memory a program may write its results to, by index.
+    pub fn donated(&self) -> &[u32] {
+        &self.donated
+    }
+
+    /// Says which inputs the caller gives up: a program may update them in place.
+    pub fn set_donated(&mut self, inputs: Vec<u32>) {
+        self.donated = inputs;
     }
 
     /// Which nodes the outputs depend on.

@@ -64,7 +64,7 @@ impl Op {
                 Ok((shape, dtype))
             }
             Op::Cast(dtype) => Ok((operands[0].0.clone(), *dtype)),
-            Op::StopGradient => Ok((operands[0].0.clone(), operands[0].1)),
+            Op::StopGradient | Op::Barrier => Ok((operands[0].0.clone(), operands[0].1)),
             Op::Reshape(_)
             | Op::Permute(_)
             | Op::Expand(_)
@@ -142,6 +142,29 @@ impl Op {
                 }
                 Ok(([*rows].into_iter().chain(src[ids.rank()..].iter().copied()).collect(), dtype))
             }
+            Op::Call { function, output } => {
+                let body = &function.body;
+                let mut given = vec![false; operands.len()];
+                for node in body.nodes() {
+                    let Op::Input { index, shape, dtype } = &node.op else { continue };
+                    let index = *index as usize;
+                    if operands.get(index) != Some(&(shape, *dtype)) {
+                        let got = operands.get(index).map_or("none".into(), |(s, d)| format!("{d}{s}"));
+                        let name = &function.name;
+                        return fail(format!(
+                            "operand {index} of `{name}` should be {dtype}{shape}, got {got}"
+                        ));
+                    }
+                    given[index] = true;
+                }
+                if let Some(extra) = given.iter().position(|g| !g) {
+                    return fail(format!("`{}` does not take operand {extra}", function.name));
+                }
+                match body.outputs().get(*output as usize) {
+                    Some(&id) => Ok((body.node(id).shape.clone(), body.node(id).dtype)),
+                    None => fail(format!("`{}` has no output {output}", function.name)),
+                }
+            }
         }
     }
 
@@ -201,7 +224,7 @@ impl Op {
     fn arity(&self) -> Option<usize> {
         match self {
             Op::Input { .. } | Op::Scalar { .. } | Op::Const(_) | Op::Iota { .. } => Some(0),
-            Op::Unary(_) | Op::Cast(_) | Op::StopGradient | Op::Reduce { .. } => Some(1),
+            Op::Unary(_) | Op::Cast(_) | Op::StopGradient | Op::Barrier | Op::Reduce { .. } => Some(1),
             Op::Reshape(_)
             | Op::Permute(_)
             | Op::Expand(_)
@@ -210,7 +233,7 @@ impl Op {
             | Op::Flip(_) => Some(1),
             Op::Binary(_) | Op::Compare(_) | Op::Dot | Op::Gather | Op::ScatterAdd { .. } => Some(2),
             Op::Select | Op::Random { .. } => Some(3),
-            Op::Concat { .. } => None,
+            Op::Concat { .. } | Op::Call { .. } => None,
         }
     }
 }

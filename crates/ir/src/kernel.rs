@@ -1,6 +1,8 @@
 //! Kernels: what a device computes in one go. They say *what*, and name no shader.
 
-use crate::{BinaryOp, CompareOp, DType, IndexMap, Literal, RandomKind, ReduceOp, Shape, UnaryOp, View};
+use crate::{
+    AttentionSpec, BinaryOp, CompareOp, DType, IndexMap, Literal, RandomKind, ReduceOp, Shape, UnaryOp, View,
+};
 
 /// A value within one kernel, in topological order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -72,6 +74,10 @@ pub enum Expr {
     Select(ExprId, ExprId, ExprId),
     /// Conversion to the node's dtype.
     Cast(ExprId),
+    /// The element of the product; in the epilogue of a [`MatMulKernel`] only.
+    Product,
+    /// The combination of a value over the inner axes of the row, the same for all its elements; in a [`RowKernel`] only.
+    Row(ReduceOp, ExprId),
 }
 
 impl Expr {
@@ -82,9 +88,10 @@ impl Expr {
             | Expr::Scalar(_)
             | Expr::Load { .. }
             | Expr::Index { .. }
-            | Expr::Gather { .. } => [None; 3],
+            | Expr::Gather { .. }
+            | Expr::Product => [None; 3],
             Expr::Random { key, .. } => key.map(Some),
-            Expr::Unary(_, a) | Expr::Cast(a) => [Some(a), None, None],
+            Expr::Unary(_, a) | Expr::Cast(a) | Expr::Row(_, a) => [Some(a), None, None],
             Expr::Binary(_, a, b) | Expr::Compare(_, a, b) => [Some(a), Some(b), None],
             Expr::Select(c, a, b) => [Some(c), Some(a), Some(b)],
         };
@@ -112,6 +119,15 @@ pub struct Store {
     pub view: View,
 }
 
+/// A tensor within a buffer.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Operand {
+    /// Which buffer.
+    pub arg: u32,
+    /// Where in it: any strides, no mask.
+    pub view: View,
+}
+
 /// A tree of elementwise work over one iteration space, with one or several results.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct MapKernel {
@@ -119,29 +135,51 @@ pub struct MapKernel {
     pub space: Shape,
     /// The expressions, operands first.
     pub exprs: Vec<ExprNode>,
-    /// The results. No stored buffer is also loaded.
+    /// The results. A stored buffer is loaded, if at all, at the very address that is stored: an update in place.
     pub stores: Vec<Store>,
 }
 
-/// A reduction of elementwise work: for each index of `outer`, combines the value over all of `inner`, in a fixed order.
-/// The expressions' maps span `outer ++ inner`; the result is stored row-major over `outer`.
+/// Reductions along rows with elementwise work before, between and after them: softmax, norms, cross-entropy and their input
+/// gradients. For each index of `outer`, the expressions span the row `inner`; [`Expr::Row`] combines a value over it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RowKernel {
+    /// The rows.
+    pub outer: Shape,
+    /// The extents of one row, not empty.
+    pub inner: Shape,
+    /// The expressions, operands first; maps span `outer ++ inner`.
+    pub exprs: Vec<ExprNode>,
+    /// The results: over `outer ++ inner`, or over `outer` alone for a value that is the same along the row. No stored
+    /// buffer is also loaded.
+    pub stores: Vec<Store>,
+}
+
+/// One result of a [`ReduceKernel`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Reduction {
+    /// The combination.
+    pub op: ReduceOp,
+    /// What is combined.
+    pub value: ExprId,
+    /// The buffer that gets the results, row-major over `outer`.
+    pub arg: u32,
+}
+
+/// Reductions of elementwise work: for each index of `outer`, combines values over all of `inner`, in a fixed order.
+/// The expressions' maps span `outer ++ inner`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReduceKernel {
     /// Extents that stay.
     pub outer: Shape,
     /// Extents that are combined. Empty extents give the identity of a sum.
     pub inner: Shape,
-    /// The combination.
-    pub op: ReduceOp,
     /// The expressions, operands first.
     pub exprs: Vec<ExprNode>,
-    /// What is combined.
-    pub value: ExprId,
-    /// The buffer that gets the results.
-    pub out: u32,
+    /// The results, at least one; all of them are sums where `inner` is empty.
+    pub outs: Vec<Reduction>,
 }
 
-/// A batched matrix product; argument 0 is the row-major result `[batch.., m, n]`, 1 and 2 are the operands' buffers.
+/// A batched matrix product and what follows it elementwise: bias, activation, the activation's gradient, residuals.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct MatMulKernel {
     /// Batch extents.
@@ -150,14 +188,120 @@ pub struct MatMulKernel {
     pub m: usize,
     /// Columns of the result.
     pub n: usize,
-    /// Length of the contraction; 0 gives zeros.
+    /// Length of the contraction; a product of length 0 is 0.
     pub k: usize,
-    /// Element type of operands and result.
+    /// Element type of operands and product.
     pub dtype: DType,
-    /// Where `[batch.., m, k]` lies in argument 1 (any strides, no mask).
-    pub a: View,
-    /// Where `[batch.., k, n]` lies in argument 2 (any strides, no mask).
-    pub b: View,
+    /// `[batch.., m, k]`.
+    pub a: Operand,
+    /// `[batch.., k, n]`.
+    pub b: Operand,
+    /// The epilogue over `[batch.., m, n]`, operands first; [`Expr::Product`] is the product's element.
+    pub exprs: Vec<ExprNode>,
+    /// The results, at least one. No stored buffer is also loaded or an operand.
+    pub stores: Vec<Store>,
+}
+
+impl MatMulKernel {
+    /// The extents of the product.
+    pub fn space(&self) -> Shape {
+        self.batch.iter().copied().chain([self.m, self.n]).collect()
+    }
+
+    /// Whether the product itself is the only result, stored row-major: nothing is fused.
+    pub fn is_plain(&self) -> bool {
+        let [store] = self.stores.as_slice() else { return false };
+        matches!(self.exprs[store.value.index()].expr, Expr::Product) && store.view.is_contiguous()
+    }
+}
+
+/// Extents and visibility of scaled dot-product attention.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AttentionDims {
+    /// Sequences.
+    pub batch: usize,
+    /// Query heads, a multiple of `kv_heads`; head `h` uses key head `h / (heads / kv_heads)`.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Length of the queries.
+    pub queries: usize,
+    /// Length of keys and values.
+    pub keys: usize,
+    /// Width of a head.
+    pub width: usize,
+    /// What is seen, and the scale.
+    pub spec: AttentionSpec,
+}
+
+impl AttentionDims {
+    /// Keys `[first, end)` that query `i` sees, apart from the mask.
+    pub fn visible(&self, i: usize) -> (usize, usize) {
+        let end = if self.spec.causal { (i + 1).min(self.keys) } else { self.keys };
+        match self.spec.window {
+            None => (0, end),
+            Some(w) => ((i + 1).saturating_sub(w).min(end), end.min(i.saturating_add(w)).min(self.keys)),
+        }
+    }
+
+    /// Pairs of a query and a key that it sees, over all heads and sequences, apart from the mask.
+    pub fn pairs(&self) -> u64 {
+        let one: usize =
+            (0..self.queries).map(|i| self.visible(i)).map(|(from, to)| to.saturating_sub(from)).sum();
+        (one * self.batch * self.heads) as u64
+    }
+}
+
+/// Flash attention (Dao et al., 2022): `out = softmax(scale q kᵀ) v` over the visible keys, without a matrix of scores in memory,
+/// and the logarithm of each query's sum of exponentials. A query that sees no key gives zeros, and a logarithm of 0.
+/// All operands' views span `[batch, time, heads, width]`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AttentionKernel {
+    /// Extents.
+    pub dims: AttentionDims,
+    /// `[batch, queries, heads, width]`.
+    pub q: Operand,
+    /// `[batch, keys, kv_heads, width]`.
+    pub k: Operand,
+    /// `[batch, keys, kv_heads, width]`.
+    pub v: Operand,
+    /// Which keys are there: bool, row-major `[batch, keys]`.
+    pub mask: Option<u32>,
+    /// The result, `[batch, queries, heads, width]`.
+    pub out: Operand,
+    /// The logarithms, natural, row-major `[batch, heads, queries]`.
+    pub lse: u32,
+}
+
+/// The gradient of [`AttentionKernel`]: with `p = exp(scale q kᵀ - lse)` over visible keys and `delta = Σ grad_out · out`,
+/// `grad_v = pᵀ grad_out`, `ds = scale p (grad_out vᵀ - delta)`, `grad_q = ds k`, `grad_k = dsᵀ q`; the query heads of one key
+/// head add up, in order.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AttentionGradKernel {
+    /// Extents.
+    pub dims: AttentionDims,
+    /// As in the forward kernel.
+    pub q: Operand,
+    /// As in the forward kernel.
+    pub k: Operand,
+    /// As in the forward kernel.
+    pub v: Operand,
+    /// As in the forward kernel.
+    pub mask: Option<u32>,
+    /// What the forward kernel gave.
+    pub out: Operand,
+    /// What the forward kernel gave.
+    pub lse: u32,
+    /// The cotangent of `out`.
+    pub grad_out: Operand,
+    /// Result, of the shape of `q`. The three results may be parts of one buffer, but do not overlap.
+    pub grad_q: Operand,
+    /// Result, of the shape of `k`.
+    pub grad_k: Operand,
+    /// Result, of the shape of `v`.
+    pub grad_v: Operand,
+    /// Scratch: `batch * heads * queries` words.
+    pub delta: u32,
 }
 
 /// Sums rows by id: `out[r, :] = Σ_{i: ids[i] = r} src[i, :]`, in ascending `i`. Arguments: 0 `out`, 1 `ids`, 2 `src`,
@@ -183,12 +327,18 @@ pub struct ScatterAddKernel {
 pub enum Kernel {
     /// Elementwise work (copies and fills too).
     Map(MapKernel),
-    /// A reduction with elementwise work before it.
+    /// Reductions along rows, fused with what surrounds them.
+    Row(RowKernel),
+    /// Reductions with elementwise work before them.
     Reduce(ReduceKernel),
-    /// A batched matrix product.
+    /// A batched matrix product with elementwise work after it.
     MatMul(MatMulKernel),
     /// A sum of rows by id.
     ScatterAdd(ScatterAddKernel),
+    /// Flash attention.
+    Attention(AttentionKernel),
+    /// Its gradient.
+    AttentionGrad(AttentionGradKernel),
 }
 
 impl Kernel {
@@ -196,41 +346,71 @@ impl Kernel {
     pub fn name(&self) -> &'static str {
         match self {
             Kernel::Map(_) => "map",
+            Kernel::Row(_) => "row",
             Kernel::Reduce(_) => "reduce",
             Kernel::MatMul(_) => "matmul",
             Kernel::ScatterAdd(_) => "scatter_add",
+            Kernel::Attention(_) => "attention",
+            Kernel::AttentionGrad(_) => "attention_grad",
         }
     }
 
-    /// Which arguments the kernel writes (the scratch of a scatter included).
+    /// Which arguments the kernel writes (scratch included), ascending.
     pub fn writes(&self) -> Vec<u32> {
-        match self {
-            Kernel::Map(k) => {
-                let mut args: Vec<u32> = k.stores.iter().map(|s| s.arg).collect();
-                args.sort_unstable();
-                args.dedup();
-                args
-            }
-            Kernel::Reduce(k) => vec![k.out],
-            Kernel::MatMul(_) => vec![0],
+        let mut args: Vec<u32> = match self {
+            Kernel::Map(k) => k.stores.iter().map(|s| s.arg).collect(),
+            Kernel::Row(k) => k.stores.iter().map(|s| s.arg).collect(),
+            Kernel::Reduce(k) => k.outs.iter().map(|o| o.arg).collect(),
+            Kernel::MatMul(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::ScatterAdd(_) => vec![0, 3],
-        }
+            Kernel::Attention(k) => vec![k.out.arg, k.lse],
+            Kernel::AttentionGrad(k) => vec![k.grad_q.arg, k.grad_k.arg, k.grad_v.arg, k.delta],
+        };
+        args.sort_unstable();
+        args.dedup();
+        args
+    }
+
+    /// Whether the kernel reads an argument (which it may write too).
+    pub fn reads(&self, arg: u32) -> bool {
+        let loads = self.exprs().iter().any(|node| match &node.expr {
+            Expr::Load { arg: a, .. } => *a == arg,
+            Expr::Gather { table, ids, .. } => *table == arg || *ids == arg,
+            _ => false,
+        });
+        loads
+            || match self {
+                Kernel::Map(_) | Kernel::Row(_) | Kernel::Reduce(_) => false,
+                Kernel::MatMul(k) => [k.a.arg, k.b.arg].contains(&arg),
+                Kernel::ScatterAdd(_) => [1, 2].contains(&arg),
+                Kernel::Attention(k) => [k.q.arg, k.k.arg, k.v.arg].contains(&arg) || k.mask == Some(arg),
+                Kernel::AttentionGrad(k) => {
+                    let read = [k.q.arg, k.k.arg, k.v.arg, k.out.arg, k.lse, k.grad_out.arg];
+                    read.contains(&arg) || k.mask == Some(arg)
+                }
+            }
     }
 
     /// The elementwise expressions, if the kernel has any.
     pub fn exprs(&self) -> &[ExprNode] {
         match self {
             Kernel::Map(k) => &k.exprs,
+            Kernel::Row(k) => &k.exprs,
             Kernel::Reduce(k) => &k.exprs,
-            Kernel::MatMul(_) | Kernel::ScatterAdd(_) => &[],
+            Kernel::MatMul(k) => &k.exprs,
+            Kernel::ScatterAdd(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => &[],
         }
     }
 
-    /// Floating-point operations of the contraction (2·m·n·k per product); 0 for all other kernels.
+    /// Floating-point operations of contractions (2·m·n·k per product; for attention those of visible pairs); 0 for all other
+    /// kernels.
     pub fn flops(&self) -> u64 {
         match self {
             Kernel::MatMul(k) => 2 * (k.batch.elements() * k.m * k.n * k.k) as u64,
-            _ => 0,
+            // Two products forward; backward those of the scores again, and four more.
+            Kernel::Attention(k) => 4 * k.dims.pairs() * k.dims.width as u64,
+            Kernel::AttentionGrad(k) => 10 * k.dims.pairs() * k.dims.width as u64,
+            Kernel::Map(_) | Kernel::Row(_) | Kernel::Reduce(_) | Kernel::ScatterAdd(_) => 0,
         }
     }
 }

@@ -18,6 +18,7 @@
 mod caps;
 mod dtype;
 mod error;
+mod function;
 mod graph;
 mod infer;
 mod kernel;
@@ -35,13 +36,15 @@ mod view;
 pub use caps::DeviceCaps;
 pub use dtype::DType;
 pub use error::IrError;
+pub use function::{AttentionSpec, Function, FunctionKernel};
 pub use graph::{Graph, Node, NodeId};
 pub use kernel::{
-    Expr, ExprId, ExprNode, Kernel, MapKernel, MatMulKernel, ReduceKernel, ScatterAddKernel, Store,
+    AttentionDims, AttentionGradKernel, AttentionKernel, Expr, ExprId, ExprNode, Kernel, MapKernel,
+    MatMulKernel, Operand, ReduceKernel, Reduction, RowKernel, ScatterAddKernel, Store,
 };
 pub use literal::Literal;
 pub use op::{BinaryOp, CompareOp, Op, RandomKind, ReduceOp, UnaryOp};
-pub use program::{BufferRef, BufferSpec, OutputSource, OutputSpec, Program, Step};
+pub use program::{Arg, BufferRef, BufferSpec, OutputSource, OutputSpec, Program, Step};
 pub use shape::Shape;
-pub use verify::{verify_graph, verify_program};
+pub use verify::{row_constant, verify_graph, verify_program};
 pub use view::{IndexMap, View};

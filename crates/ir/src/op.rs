@@ -1,8 +1,10 @@
 //! The primitive operations.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
-use crate::{DType, Literal, Shape};
+use crate::{DType, Function, Literal, Shape};
 
 /// Elementwise functions of one operand; the result has the operand's dtype.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -192,6 +194,17 @@ pub enum Op {
         /// Rows of the result.
         rows: usize,
     },
+    /// One output of a [`Function`] of the operands. The outputs of one call are separate nodes with equal functions and
+    /// operands; a compiler computes them together.
+    Call {
+        /// What is called.
+        function: Arc<Function>,
+        /// Which of its outputs.
+        output: u32,
+    },
+    /// The operand, unchanged; what is computed from the result is never merged with what is computed from the operand, so
+    /// that it is computed again.
+    Barrier,
 }
 
 impl Op {
@@ -220,6 +233,8 @@ impl Op {
             Op::Dot => "dot",
             Op::Gather => "gather",
             Op::ScatterAdd { .. } => "scatter_add",
+            Op::Call { .. } => "call",
+            Op::Barrier => "barrier",
         }
     }
 
@@ -227,7 +242,13 @@ impl Op {
     pub fn is_elementwise(&self) -> bool {
         matches!(
             self,
-            Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Cast(_) | Op::StopGradient
+            Op::Unary(_)
+                | Op::Binary(_)
+                | Op::Compare(_)
+                | Op::Select
+                | Op::Cast(_)
+                | Op::StopGradient
+                | Op::Barrier
         )
     }
 

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use crate::{Expr, ExprNode, Graph, IndexMap, Kernel, Op, OutputSource, Program, View};
+use crate::{
+    Arg, AttentionDims, Expr, ExprNode, Graph, IndexMap, Kernel, MatMulKernel, Op, Operand, OutputSource,
+    Program, Store, View,
+};
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,6 +21,7 @@ impl fmt::Display for Graph {
                 Op::Pad { widths, fill } => write!(f, " {widths:?} fill={fill}")?,
                 Op::Flip(axes) | Op::Reduce { axes, .. } => write!(f, " {axes:?}")?,
                 Op::Concat { axis } => write!(f, " axis={axis}")?,
+                Op::Call { function, output } => write!(f, " {}.{output}", function.name)?,
                 _ => {}
             }
             for input in &node.inputs {
@@ -83,6 +87,8 @@ fn write_exprs(f: &mut fmt::Formatter<'_>, exprs: &[ExprNode]) -> fmt::Result {
             Expr::Compare(op, ..) => f.write_str(op.name())?,
             Expr::Select(..) => f.write_str("select")?,
             Expr::Cast(_) => f.write_str("cast")?,
+            Expr::Product => f.write_str("product")?,
+            Expr::Row(op, _) => write!(f, "row {}", op.name())?,
         }
         for operand in expr.operands() {
             write!(f, " v{}", operand.0)?;
@@ -92,38 +98,88 @@ fn write_exprs(f: &mut fmt::Formatter<'_>, exprs: &[ExprNode]) -> fmt::Result {
     Ok(())
 }
 
+fn write_stores(f: &mut fmt::Formatter<'_>, stores: &[Store]) -> fmt::Result {
+    for store in stores {
+        writeln!(f, "    store a{} {} = v{}", store.arg, store.view, store.value.0)?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Operand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a{} {}", self.arg, self.view)
+    }
+}
+
+impl fmt::Display for AttentionDims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AttentionDims { batch, heads, kv_heads, queries, keys, width, spec } = self;
+        write!(f, "b={batch} h={heads}/{kv_heads} q={queries} k={keys} d={width} scale={}", spec.scale)?;
+        if spec.causal {
+            f.write_str(" causal")?;
+        }
+        match spec.window {
+            Some(window) => write!(f, " window={window}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kernel::Map(k) => {
                 writeln!(f, "map {}", k.space)?;
                 write_exprs(f, &k.exprs)?;
-                for store in &k.stores {
-                    writeln!(f, "    store a{} {} = v{}", store.arg, store.view, store.value.0)?;
+                write_stores(f, &k.stores)
+            }
+            Kernel::Row(k) => {
+                writeln!(f, "row {} of {}", k.outer, k.inner)?;
+                write_exprs(f, &k.exprs)?;
+                write_stores(f, &k.stores)
+            }
+            Kernel::Reduce(k) => {
+                writeln!(f, "reduce {} over {}", k.outer, k.inner)?;
+                write_exprs(f, &k.exprs)?;
+                for out in &k.outs {
+                    writeln!(f, "    store a{} = {} v{}", out.arg, out.op.name(), out.value.0)?;
                 }
                 Ok(())
             }
-            Kernel::Reduce(k) => {
-                writeln!(f, "{} {} over {}", k.op.name(), k.outer, k.inner)?;
+            Kernel::MatMul(k) => {
+                let MatMulKernel { batch, m, n, k: length, dtype, a, b, .. } = k;
+                writeln!(f, "matmul {dtype} batch {batch} m={m} n={n} k={length} a={a} b={b}")?;
                 write_exprs(f, &k.exprs)?;
-                writeln!(f, "    store a{} = v{}", k.out, k.value.0)
+                write_stores(f, &k.stores)
             }
-            Kernel::MatMul(k) => writeln!(
-                f,
-                "matmul {} batch {} m={} n={} k={} a={} b={}",
-                k.dtype, k.batch, k.m, k.n, k.k, k.a, k.b
-            ),
             Kernel::ScatterAdd(k) => {
                 writeln!(f, "scatter_add {} [{}, {}] from {}", k.dtype, k.rows, k.row_len, k.count)
             }
+            Kernel::Attention(k) => {
+                writeln!(f, "attention {} q={} k={} v={} mask={:?}", k.dims, k.q, k.k, k.v, k.mask)?;
+                writeln!(f, "    store {}, lse a{}", k.out, k.lse)
+            }
+            Kernel::AttentionGrad(k) => {
+                writeln!(f, "attention_grad {} q={} k={} v={} mask={:?}", k.dims, k.q, k.k, k.v, k.mask)?;
+                writeln!(f, "    out={} lse=a{} grad_out={} delta=a{}", k.out, k.lse, k.grad_out, k.delta)?;
+                writeln!(f, "    store {}, {}, {}", k.grad_q, k.grad_k, k.grad_v)
+            }
         }
+    }
+}
+
+impl fmt::Display for Arg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.buffer)?;
+        if self.offset != 0 { write!(f, "+{}", self.offset) } else { Ok(()) }
     }
 }
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, spec) in self.inputs.iter().enumerate() {
-            writeln!(f, "input {i}: {}{}", spec.dtype, spec.shape)?;
+            let updated = if self.updates.contains(&(i as u32)) { ", updated" } else { "" };
+            writeln!(f, "input {i}: {}{}{updated}", spec.dtype, spec.shape)?;
         }
         for (i, dtype) in self.scalars.iter().enumerate() {
             writeln!(f, "scalar {i}: {dtype}")?;
@@ -132,7 +188,11 @@ impl fmt::Display for Program {
             writeln!(f, "temp {i}: {bytes} bytes")?;
         }
         for step in &self.steps {
-            write!(f, "{:?} {}: {}", step.args, step.label, step.kernel)?;
+            f.write_char('[')?;
+            for (i, arg) in step.args.iter().enumerate() {
+                write!(f, "{}{arg}", if i > 0 { ", " } else { "" })?;
+            }
+            write!(f, "] {}: {}", step.label, step.kernel)?;
         }
         for (i, out) in self.outputs.iter().enumerate() {
             let source = match out.source {

@@ -7,7 +7,7 @@ use crate::{DType, Kernel, Shape};
 /// A buffer of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum BufferRef {
-    /// Given by the caller, read-only.
+    /// Given by the caller; read-only unless it is one of [`Program::updates`].
     Input(u32),
     /// Allocated for the caller: `Program::results[i]`.
     Output(u32),
@@ -31,7 +31,7 @@ pub struct BufferSpec {
 pub enum OutputSource {
     /// In a buffer that the run allocated.
     Result(u32),
-    /// It is an input, untouched.
+    /// It is an input: untouched, or updated in place.
     Input(u32),
 }
 
@@ -46,13 +46,36 @@ pub struct OutputSpec {
     pub dtype: DType,
 }
 
+/// What a kernel binds: a range of a buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Arg {
+    /// The buffer.
+    pub buffer: BufferRef,
+    /// First byte, a multiple of [`Arg::ALIGNMENT`].
+    pub offset: u64,
+    /// Length in bytes: what the kernel may touch, and no more.
+    pub bytes: u64,
+}
+
+impl Arg {
+    /// What offsets are multiples of: every device can bind from there.
+    pub const ALIGNMENT: u64 = 256;
+
+    /// Whether the two share a byte.
+    pub fn overlaps(&self, other: &Arg) -> bool {
+        self.buffer == other.buffer
+            && self.offset < other.offset + other.bytes
+            && other.offset < self.offset + self.bytes
+    }
+}
+
 /// One kernel and the buffers it works on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Step {
     /// What is computed; equal kernels share code.
     pub kernel: Arc<Kernel>,
     /// The buffers, in the order in which the kernel numbers them.
-    pub args: Vec<BufferRef>,
+    pub args: Vec<Arg>,
     /// The primitives it came from, for tables and messages (`mul+add+tanh`).
     pub label: String,
 }
@@ -64,6 +87,9 @@ pub struct Program {
     pub inputs: Vec<BufferSpec>,
     /// The scalars a caller gives.
     pub scalars: Vec<DType>,
+    /// The inputs that a run updates in place, ascending: whoever runs the program gives them up. Kernels see them as inputs that
+    /// they also write, and an output that is such an input has the new elements.
+    pub updates: Vec<u32>,
     /// Buffers allocated for the caller at each run.
     pub results: Vec<BufferSpec>,
     /// Bytes of each reused scratch buffer.
@@ -94,34 +120,70 @@ impl Program {
         self.inputs.iter().map(|r| r.bytes).sum::<u64>() + self.allocated_bytes()
     }
 
-    /// Bytes that the kernels of a run load and store, each element of each argument once per kernel: what a device with
-    /// no cache between kernels and a perfect one within them would move.
+    /// Bytes that the kernels of a run load and store, each element of each argument once per kernel (twice where it is both
+    /// read and written): what a device with no cache between kernels and a perfect one within them would move.
     pub fn bytes_moved(&self) -> u64 {
-        self.steps.iter().map(|step| step.args.iter().map(|a| self.bytes(*a)).sum::<u64>()).sum()
+        self.steps
+            .iter()
+            .map(|step| step.args.iter().enumerate().map(|(a, arg)| traffic(step, a, arg)).sum::<u64>())
+            .sum()
     }
 
-    /// The part of [`Program::bytes_moved`] that no fusion can save: operands and results of contractions, gathers and
-    /// scatters, and the program's own inputs and results where elementwise kernels touch them (optimizer state), once each.
+    /// The part of [`Program::bytes_moved`] that no fusion can save: operands and results of contractions, attention, gathers
+    /// and scatters once each (of a product's fused results, one), all of what an optimizer's update reads and writes, and the
+    /// program's own inputs and results where elementwise kernels touch them.
     pub fn bytes_minimum(&self) -> u64 {
-        let mut seen: Vec<BufferRef> = Vec::new();
+        let mut seen: Vec<Arg> = Vec::new();
         let mut bytes = 0;
         for step in &self.steps {
-            if matches!(*step.kernel, Kernel::MatMul(_) | Kernel::ScatterAdd(_)) {
-                bytes += step.args.iter().take(3).map(|a| self.bytes(*a)).sum::<u64>();
-                continue;
-            }
-            for arg in step.args.iter().filter(|a| !matches!(a, BufferRef::Temp(_))) {
-                if !seen.contains(arg) {
-                    seen.push(*arg);
-                    bytes += self.bytes(*arg);
+            let arg = |a: u32| step.args[a as usize].bytes;
+            match &*step.kernel {
+                Kernel::MatMul(k) => {
+                    let product = k.stores.iter().map(|s| arg(s.arg)).max().unwrap_or(0);
+                    bytes += arg(k.a.arg) + arg(k.b.arg) + product;
+                }
+                Kernel::ScatterAdd(_) => bytes += arg(0) + arg(1) + arg(2),
+                Kernel::Attention(_) => bytes += step.args.iter().map(|a| a.bytes).sum::<u64>(),
+                Kernel::AttentionGrad(k) => {
+                    bytes += step.args.iter().map(|a| a.bytes).sum::<u64>() - arg(k.delta);
+                }
+                Kernel::Map(_) | Kernel::Row(_) | Kernel::Reduce(_) => {
+                    let updates = step
+                        .kernel
+                        .writes()
+                        .iter()
+                        .any(|&a| matches!(step.args[a as usize].buffer, BufferRef::Input(_)));
+                    for (a, arg) in step.args.iter().enumerate() {
+                        if updates {
+                            bytes += traffic(step, a, arg);
+                        } else if !matches!(arg.buffer, BufferRef::Temp(_)) && !seen.contains(arg) {
+                            seen.push(*arg);
+                            bytes += arg.bytes;
+                        }
+                    }
                 }
             }
         }
         bytes
     }
 
+    /// Bytes that the kernels of a run write: the sum of all tensors that the program makes, updated inputs left out.
+    pub fn bytes_written(&self) -> u64 {
+        let written = |step: &Step| -> u64 {
+            let args = step.kernel.writes().into_iter().map(|a| step.args[a as usize]);
+            args.filter(|a| !matches!(a.buffer, BufferRef::Input(_))).map(|a| a.bytes).sum()
+        };
+        self.steps.iter().map(written).sum()
+    }
+
     /// Floating-point operations of all contractions of a run.
     pub fn flops(&self) -> u64 {
         self.steps.iter().map(|s| s.kernel.flops()).sum()
     }
+}
+
+/// Bytes that a step moves through one argument.
+fn traffic(step: &Step, a: usize, arg: &Arg) -> u64 {
+    let a = a as u32;
+    if step.kernel.reads(a) && step.kernel.writes().contains(&a) { 2 * arg.bytes } else { arg.bytes }
 }

@@ -1,8 +1,8 @@
 //! The rules that every pass must keep.
 
 use crate::{
-    BufferRef, DType, Expr, ExprNode, Graph, IndexMap, IrError, Kernel, Op, OutputSource, Program, Shape,
-    View,
+    Arg, AttentionDims, BufferRef, DType, Expr, ExprNode, Graph, IndexMap, IrError, Kernel, Op, Operand,
+    OutputSource, Program, Shape, Store, View,
 };
 
 fn broken<T>(what: &'static str, message: String) -> Result<T, IrError> {
@@ -47,53 +47,76 @@ pub fn verify_graph(graph: &Graph) -> Result<(), IrError> {
     }
 }
 
-/// Checks every step of a program: arguments exist and are large enough for every address a kernel forms, what is read
-/// has been written, no dispatch both reads and writes a buffer, expressions are typed.
+/// Checks every step of a program: arguments exist, lie within their buffers and are large enough for every address a kernel forms,
+/// what is read has been written, only updated inputs are written, no dispatch binds a buffer both to read and to write but for
+/// updates in place, expressions are typed.
 ///
 /// # Errors
 /// The first broken rule.
 pub fn verify_program(program: &Program) -> Result<(), IrError> {
     let mut written_results = vec![false; program.results.len()];
     let mut written_temps = vec![false; program.temps.len()];
+    if program.updates.iter().any(|&i| i as usize >= program.inputs.len()) {
+        return broken(
+            "program",
+            format!("updates {:?} of {} inputs", program.updates, program.inputs.len()),
+        );
+    }
     for (n, step) in program.steps.iter().enumerate() {
         let at = |message: String| format!("step {n} ({}): {message}", step.label);
         let fail = |message: String| broken("program", at(message));
         let writes = step.kernel.writes();
         for (a, arg) in step.args.iter().enumerate() {
-            let exists = match arg {
-                BufferRef::Input(i) => (*i as usize) < program.inputs.len(),
-                BufferRef::Output(i) => (*i as usize) < program.results.len(),
-                BufferRef::Temp(i) => (*i as usize) < program.temps.len(),
+            let exists = match arg.buffer {
+                BufferRef::Input(i) => (i as usize) < program.inputs.len(),
+                BufferRef::Output(i) => (i as usize) < program.results.len(),
+                BufferRef::Temp(i) => (i as usize) < program.temps.len(),
             };
             if !exists {
-                return fail(format!("argument {arg:?} does not exist"));
+                return fail(format!("argument {arg} does not exist"));
             }
-            if writes.contains(&(a as u32)) {
-                if matches!(arg, BufferRef::Input(_)) {
-                    return fail(format!("writes the input {arg:?}"));
+            if arg.offset % Arg::ALIGNMENT != 0 || arg.offset + arg.bytes > program.bytes(arg.buffer) {
+                let bytes = program.bytes(arg.buffer);
+                return fail(format!(
+                    "argument {arg} of {} bytes does not fit its buffer of {bytes}",
+                    arg.bytes
+                ));
+            }
+            let written = writes.contains(&(a as u32));
+            if written {
+                if let BufferRef::Input(i) = arg.buffer
+                    && !program.updates.contains(&i)
+                {
+                    return fail(format!("writes the input {arg}"));
                 }
-                if step.args.iter().enumerate().any(|(b, other)| b != a && other == arg) {
-                    return fail(format!("binds {arg:?} twice though it is written"));
+                let clash = step.args.iter().enumerate().any(|(b, other)| {
+                    let both_written = writes.contains(&(b as u32));
+                    b != a && other.buffer == arg.buffer && (!both_written || other.overlaps(arg))
+                });
+                if clash {
+                    return fail(format!("binds {arg} twice though it is written"));
                 }
-            } else {
-                let ready = match arg {
+            }
+            if !written || step.kernel.reads(a as u32) {
+                let ready = match arg.buffer {
                     BufferRef::Input(_) => true,
-                    BufferRef::Output(i) => written_results[*i as usize],
-                    BufferRef::Temp(i) => written_temps[*i as usize],
+                    BufferRef::Output(i) => written_results[i as usize],
+                    BufferRef::Temp(i) => written_temps[i as usize],
                 };
                 if !ready {
-                    return fail(format!("reads {arg:?} before it is written"));
+                    return fail(format!("reads {arg} before it is written"));
                 }
             }
         }
         for a in &writes {
-            match step.args.get(*a as usize) {
-                Some(BufferRef::Output(i)) => written_results[*i as usize] = true,
-                Some(BufferRef::Temp(i)) => written_temps[*i as usize] = true,
-                _ => return fail(format!("argument {a} is missing")),
+            match step.args.get(*a as usize).map(|arg| arg.buffer) {
+                Some(BufferRef::Output(i)) => written_results[i as usize] = true,
+                Some(BufferRef::Temp(i)) => written_temps[i as usize] = true,
+                Some(BufferRef::Input(_)) => {}
+                None => return fail(format!("argument {a} is missing")),
             }
         }
-        verify_kernel(&step.kernel, &|arg| step.args.get(arg as usize).map(|b| program.bytes(*b)))
+        verify_kernel(&step.kernel, &|arg| step.args.get(arg as usize).map(|b| b.bytes))
             .map_err(|e| IrError::Inconsistent { what: "program", message: at(e) })?;
     }
     for out in &program.outputs {
@@ -114,40 +137,89 @@ pub fn verify_program(program: &Program) -> Result<(), IrError> {
 type Bytes<'a> = &'a dyn Fn(u32) -> Option<u64>;
 
 fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
+    let foreign = kernel.exprs().iter().find(|node| match node.expr {
+        Expr::Product => !matches!(kernel, Kernel::MatMul(_)),
+        Expr::Row(..) => !matches!(kernel, Kernel::Row(_)),
+        _ => false,
+    });
+    if let Some(node) = foreign {
+        return Err(format!("{:?} has no meaning in a {} kernel", node.expr, kernel.name()));
+    }
     match kernel {
         Kernel::Map(k) => {
             verify_exprs(&k.exprs, &k.space, bytes)?;
             for store in &k.stores {
-                let Some(value) = k.exprs.get(store.value.index()) else {
-                    return Err("stores a missing value".into());
-                };
-                if store.view.mask.is_some() || store.view.shape != k.space {
-                    return Err("stores through a mask or over another space".into());
+                verify_store(store, &k.exprs, &k.space, bytes)?;
+                for node in &k.exprs {
+                    match &node.expr {
+                        Expr::Load { arg, map, .. }
+                            if *arg == store.arg && map.single() != Some(&store.view) =>
+                        {
+                            return Err(format!("updates a{arg} in place, but not where it reads it"));
+                        }
+                        Expr::Gather { table, ids, .. } if [*table, *ids].contains(&store.arg) => {
+                            return Err(format!("gathers from a{}, which it writes", store.arg));
+                        }
+                        _ => {}
+                    }
                 }
-                fits(&store.view.clone().into(), value.dtype, bytes(store.arg))?;
+            }
+            Ok(())
+        }
+        Kernel::Row(k) => {
+            let space: Shape = k.outer.iter().chain(k.inner.iter()).copied().collect();
+            if k.inner.elements() == 0 {
+                return Err("rows are empty".into());
+            }
+            verify_exprs(&k.exprs, &space, bytes)?;
+            let constant = row_constant(&k.exprs, k.outer.rank());
+            for store in &k.stores {
+                if store.view.shape == k.outer && constant.get(store.value.index()) == Some(&true) {
+                    verify_store(store, &k.exprs, &k.outer, bytes)?;
+                } else {
+                    verify_store(store, &k.exprs, &space, bytes)?;
+                }
+                if kernel.reads(store.arg) {
+                    return Err(format!("reads a{}, which it writes", store.arg));
+                }
             }
             Ok(())
         }
         Kernel::Reduce(k) => {
             let space: Shape = k.outer.iter().chain(k.inner.iter()).copied().collect();
             verify_exprs(&k.exprs, &space, bytes)?;
-            let Some(value) = k.exprs.get(k.value.index()) else {
-                return Err("reduces a missing value".into());
-            };
-            fits(&IndexMap::contiguous(k.outer.clone()), value.dtype, bytes(k.out))
+            if k.outs.is_empty() {
+                return Err("reduces nothing".into());
+            }
+            for out in &k.outs {
+                let Some(value) = k.exprs.get(out.value.index()) else {
+                    return Err("reduces a missing value".into());
+                };
+                fits(&IndexMap::contiguous(k.outer.clone()), value.dtype, bytes(out.arg))?;
+                if kernel.reads(out.arg) {
+                    return Err(format!("reads a{}, which it writes", out.arg));
+                }
+            }
+            Ok(())
         }
         Kernel::MatMul(k) => {
             let shape = |x: usize, y: usize| -> Shape { k.batch.iter().copied().chain([x, y]).collect() };
-            if k.a.shape != shape(k.m, k.k)
-                || k.b.shape != shape(k.k, k.n)
-                || k.a.mask.is_some()
-                || k.b.mask.is_some()
+            verify_operand(&k.a, &shape(k.m, k.k), k.dtype, bytes)?;
+            verify_operand(&k.b, &shape(k.k, k.n), k.dtype, bytes)?;
+            let space = k.space();
+            verify_exprs(&k.exprs, &space, bytes)?;
+            if k.exprs.iter().any(|e| matches!(e.expr, Expr::Product) && e.dtype != k.dtype)
+                || k.stores.is_empty()
             {
-                return Err("operand views do not match the extents".into());
+                return Err("the product is of another dtype, or nothing is stored".into());
             }
-            fits(&IndexMap::contiguous(shape(k.m, k.n)), k.dtype, bytes(0))?;
-            fits(&k.a.clone().into(), k.dtype, bytes(1))?;
-            fits(&k.b.clone().into(), k.dtype, bytes(2))
+            for store in &k.stores {
+                verify_store(store, &k.exprs, &space, bytes)?;
+                if kernel.reads(store.arg) {
+                    return Err(format!("reads a{}, which it writes", store.arg));
+                }
+            }
+            Ok(())
         }
         Kernel::ScatterAdd(k) => {
             fits(&IndexMap::contiguous([k.rows, k.row_len].into()), k.dtype, bytes(0))?;
@@ -155,7 +227,79 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
             fits(&IndexMap::contiguous([k.count, k.row_len].into()), k.dtype, bytes(2))?;
             fits(&IndexMap::contiguous([2 * k.count].into()), DType::U32, bytes(3))
         }
+        Kernel::Attention(k) => verify_attention(&k.dims, [&k.q, &k.out], [&k.k, &k.v], k.mask, k.lse, bytes),
+        Kernel::AttentionGrad(k) => {
+            let rows = [&k.q, &k.out, &k.grad_out, &k.grad_q];
+            verify_attention(&k.dims, rows, [&k.k, &k.v, &k.grad_k, &k.grad_v], k.mask, k.lse, bytes)?;
+            let words = k.dims.batch * k.dims.heads * k.dims.queries;
+            fits(&IndexMap::contiguous([words].into()), DType::F32, bytes(k.delta))
+        }
     }
+}
+
+/// Operands by the length of their sequences, the mask, and the logarithms.
+fn verify_attention<const Q: usize, const K: usize>(
+    dims: &AttentionDims,
+    by_query: [&Operand; Q],
+    by_key: [&Operand; K],
+    mask: Option<u32>,
+    lse: u32,
+    bytes: Bytes<'_>,
+) -> Result<(), String> {
+    let AttentionDims { batch, heads, kv_heads, queries, keys, width, spec } = *dims;
+    if kv_heads == 0 || heads % kv_heads != 0 || spec.masked != mask.is_some() || spec.window == Some(0) {
+        return Err(format!("attention {dims} is inconsistent"));
+    }
+    for operand in by_query {
+        verify_operand(operand, &[batch, queries, heads, width].into(), DType::F32, bytes)?;
+    }
+    for operand in by_key {
+        verify_operand(operand, &[batch, keys, kv_heads, width].into(), DType::F32, bytes)?;
+    }
+    if let Some(mask) = mask {
+        fits(&IndexMap::contiguous([batch, keys].into()), DType::Bool, bytes(mask))?;
+    }
+    fits(&IndexMap::contiguous([batch, heads, queries].into()), DType::F32, bytes(lse))
+}
+
+fn verify_operand(operand: &Operand, shape: &Shape, dtype: DType, bytes: Bytes<'_>) -> Result<(), String> {
+    if operand.view.shape != *shape || operand.view.mask.is_some() {
+        return Err(format!("operand {operand} does not span {shape}"));
+    }
+    fits(&operand.view.clone().into(), dtype, bytes(operand.arg))
+}
+
+fn verify_store(store: &Store, exprs: &[ExprNode], space: &Shape, bytes: Bytes<'_>) -> Result<(), String> {
+    let Some(value) = exprs.get(store.value.index()) else {
+        return Err("stores a missing value".into());
+    };
+    if store.view.mask.is_some() || store.view.shape != *space {
+        return Err("stores through a mask or over another space".into());
+    }
+    fits(&store.view.clone().into(), value.dtype, bytes(store.arg))
+}
+
+/// For each expression of a [`RowKernel`](crate::RowKernel) with `outer` leading axes, whether it has one value per row.
+pub fn row_constant(exprs: &[ExprNode], outer: usize) -> Vec<bool> {
+    let mut constant: Vec<bool> = Vec::with_capacity(exprs.len());
+    for node in exprs {
+        let map_is_constant = |map: &IndexMap| {
+            let view = map.outer();
+            let still = (outer..view.shape.rank()).all(|d| view.strides[d] == 0 || view.shape[d] == 1);
+            still && view.mask.as_ref().is_none_or(|m| (outer..m.len()).all(|d| m[d] == (0, view.shape[d])))
+        };
+        let is = match &node.expr {
+            Expr::Const(_) | Expr::Scalar(_) | Expr::Row(..) => true,
+            Expr::Load { map, .. }
+            | Expr::Index { map }
+            | Expr::Random { map, .. }
+            | Expr::Gather { map, .. } => map_is_constant(map),
+            Expr::Product => false,
+            _ => node.expr.operands().all(|o| constant.get(o.index()) == Some(&true)),
+        };
+        constant.push(is);
+    }
+    constant
 }
 
 fn verify_exprs(exprs: &[ExprNode], space: &Shape, bytes: Bytes<'_>) -> Result<(), String> {
@@ -195,6 +339,8 @@ fn verify_exprs(exprs: &[ExprNode], space: &Shape, bytes: Bytes<'_>) -> Result<(
             Expr::Select(c, a, b) => {
                 dtype(*c) == DType::Bool && dtype(*a) == node.dtype && dtype(*b) == node.dtype
             }
+            Expr::Product => node.dtype.is_float(),
+            Expr::Row(_, a) => dtype(*a) == node.dtype && node.dtype != DType::Bool,
         };
         if !typed {
             return Err(format!("v{i} ({:?}) is ill-typed", node.expr));
@@ -261,7 +407,8 @@ mod tests {
         ];
         let stores = vec![Store { arg: 0, value: ExprId(1), view: View::contiguous([4].into()) }];
         let kernel = Arc::new(Kernel::Map(MapKernel { space: [4].into(), exprs, stores }));
-        let args = vec![BufferRef::Output(0), BufferRef::Input(0)];
+        let arg = |buffer| Arg { buffer, offset: 0, bytes: 16 };
+        let args = vec![arg(BufferRef::Output(0)), arg(BufferRef::Input(0))];
         Program {
             inputs: vec![spec.clone()],
             results: vec![spec.clone()],
@@ -284,6 +431,7 @@ mod tests {
     fn a_buffer_too_small_for_its_kernel_is_found() {
         let mut p = program();
         p.inputs[0].bytes = 12;
+        p.steps[0].args[1].bytes = 12;
         let error = verify_program(&p).unwrap_err().to_string();
         assert!(error.contains("reaches 0..=3 of 3 elements") && error.contains("exp"), "{error}");
     }
@@ -293,17 +441,17 @@ mod tests {
         let mut p = program();
         p.temps = vec![16];
         Arc::make_mut(&mut p.steps[0].kernel);
-        p.steps[0].args[1] = BufferRef::Temp(0);
+        p.steps[0].args[1].buffer = BufferRef::Temp(0);
         assert!(verify_program(&p).unwrap_err().to_string().contains("before it is written"));
     }
 
     #[test]
     fn writing_an_input_and_reading_what_is_written_are_found() {
         let mut p = program();
-        p.steps[0].args[0] = BufferRef::Input(0);
+        p.steps[0].args[0].buffer = BufferRef::Input(0);
         assert!(verify_program(&p).unwrap_err().to_string().contains("writes the input"));
         let mut p = program();
-        p.steps[0].args[1] = BufferRef::Output(0);
+        p.steps[0].args[1].buffer = BufferRef::Output(0);
         assert!(verify_program(&p).unwrap_err().to_string().contains("twice"));
     }
 

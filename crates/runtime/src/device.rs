@@ -55,6 +55,12 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// The device is lost.
     fn synchronize(&self) -> Result<(), DeviceError>;
 
+    /// Measures each step of later runs, or ceases to. Measuring costs time.
+    ///
+    /// # Errors
+    /// The device cannot: it has no timestamps.
+    fn set_profiling(&self, on: bool) -> Result<(), DeviceError>;
+
     /// Counters since the device was opened.
     fn stats(&self) -> DeviceStats;
 }
@@ -72,11 +78,41 @@ pub trait Executable: Send + Sync {
     /// The program.
     fn program(&self) -> &Program;
 
-    /// Queues one run. `inputs` and `scalars` follow the program's lists; the result has one buffer per `program.results`.
+    /// Queues one run. `inputs` and `scalars` follow the program's lists.
+    ///
+    /// An input that the program updates is overwritten where `inputs` holds its only handle ([`Buffer::is_unique`]); where
+    /// something else holds it too, the run updates a copy, and the given buffer stays as it is.
     ///
     /// # Errors
     /// Out of memory (nothing has been changed then), a buffer of another device or size, or the device is lost.
-    fn run(&self, inputs: Vec<Buffer>, scalars: &[Literal]) -> Result<Vec<Buffer>, DeviceError>;
+    fn run(&self, inputs: Vec<Buffer>, scalars: &[Literal]) -> Result<RunOutput, DeviceError>;
+
+    /// How long each step of the latest run took, in order of execution; waits for it. Empty where that run was not profiled
+    /// ([`Device::set_profiling`]).
+    ///
+    /// # Errors
+    /// The device is lost.
+    fn profile(&self) -> Result<Vec<StepTime>, DeviceError>;
+}
+
+/// What a run gives back.
+#[derive(Clone, Debug, Default)]
+pub struct RunOutput {
+    /// One buffer per `program.results`.
+    pub results: Vec<Buffer>,
+    /// One buffer per `program.updates`: the given one, or a copy, with the new elements.
+    pub updated: Vec<Buffer>,
+}
+
+/// How long one dispatch took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StepTime {
+    /// Which step of the program; a step of several dispatches occurs several times.
+    pub step: usize,
+    /// Nanoseconds from the start of the run's first dispatch to the start of this one.
+    pub start_nanos: u64,
+    /// Nanoseconds that it took.
+    pub nanos: u64,
 }
 
 /// What kind of processor is behind a device.
@@ -128,4 +164,8 @@ pub struct DeviceStats {
     pub pipelines: u64,
     /// Queue submissions.
     pub submissions: u64,
+    /// Bind groups made.
+    pub bind_groups: u64,
+    /// Inputs that a run had to copy before it updated them, because something else held them too.
+    pub copied_inputs: u64,
 }

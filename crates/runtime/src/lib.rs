@@ -14,7 +14,9 @@ mod registry;
 
 pub use buffer::Buffer;
 pub use cache::{CacheStats, ProgramCache};
-pub use device::{Device, DeviceHandle, DeviceInfo, DeviceKind, DeviceStats, Executable};
+pub use device::{
+    Device, DeviceHandle, DeviceInfo, DeviceKind, DeviceStats, Executable, RunOutput, StepTime,
+};
 pub use error::DeviceError;
 pub use memory::{MemoryEstimate, available_memory, check_available, human_bytes};
 pub use readback::{PendingRead, Readback};

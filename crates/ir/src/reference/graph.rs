@@ -71,7 +71,11 @@ fn evaluate(node: &Node, x: &[Operand<'_>]) -> Vec<f64> {
             x[0].values.iter().enumerate().map(choose).collect()
         }
         Op::Cast(to) => map(&|a| cast(x[0].node.dtype, *to, a)),
-        Op::StopGradient | Op::Reshape(_) => x[0].values.to_vec(),
+        Op::StopGradient | Op::Barrier | Op::Reshape(_) => x[0].values.to_vec(),
+        Op::Call { function, output } => {
+            let operands: Vec<Vec<f64>> = x.iter().map(|x| x.values.to_vec()).collect();
+            run_graph(&function.body, &operands, &[]).swap_remove(*output as usize)
+        }
         Op::Permute(_) | Op::Expand(_) | Op::Slice { .. } | Op::Pad { .. } | Op::Flip(_) => {
             let fill = if let Op::Pad { fill, .. } = &node.op { fill.as_f64() } else { 0.0 };
             let element = |i: Vec<usize>| source(&node.op, x[0].shape(), &i).map_or(fill, |s| x[0].at(&s));

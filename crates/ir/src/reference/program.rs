@@ -2,8 +2,9 @@
 
 use super::{binary, cast, compare, indices, random, reduce, round, row, unary};
 use crate::{
-    BinaryOp, BufferRef, DType, Expr, ExprId, ExprNode, Kernel, MapKernel, MatMulKernel, OutputSource,
-    Program, ReduceKernel, ReduceOp, ScatterAddKernel, Step, View,
+    Arg, AttentionDims, AttentionGradKernel, AttentionKernel, BinaryOp, BufferRef, DType, Expr, ExprId,
+    ExprNode, Kernel, MapKernel, MatMulKernel, Operand, OutputSource, Program, ReduceKernel, ReduceOp,
+    RowKernel, ScatterAddKernel, Shape, Step, View,
 };
 
 /// What becomes of `f32` values.
@@ -28,51 +29,59 @@ pub fn run_program(
     rounding: Rounding,
 ) -> Vec<Vec<f64>> {
     let mut memory = Memory {
-        inputs,
+        inputs: inputs.to_vec(),
         results: program.results.iter().map(|r| vec![f64::NAN; r.shape.elements()]).collect(),
         // No element is smaller than a byte.
         temps: program.temps.iter().map(|&bytes| vec![f64::NAN; bytes as usize]).collect(),
     };
     for step in &program.steps {
         let writes = Run { step, memory: &memory, scalars, rounding }.writes();
-        for Write { arg, address, value } in writes {
-            memory.set(step.args[arg as usize], address, value);
+        for Write { arg, dtype, address, value } in writes {
+            memory.set(step.args[arg as usize], dtype, address, value);
         }
     }
     let output = |source| match source {
         OutputSource::Result(i) => memory.results[i as usize].clone(),
-        OutputSource::Input(i) => inputs[i as usize].clone(),
+        OutputSource::Input(i) => memory.inputs[i as usize].clone(),
     };
     program.outputs.iter().map(|o| output(o.source)).collect()
 }
 
-struct Memory<'a> {
-    inputs: &'a [Vec<f64>],
+struct Memory {
+    inputs: Vec<Vec<f64>>,
     results: Vec<Vec<f64>>,
     temps: Vec<Vec<f64>>,
 }
 
-impl Memory<'_> {
-    fn buffer(&self, buffer: BufferRef) -> &[f64] {
-        match buffer {
-            BufferRef::Input(i) => &self.inputs[i as usize],
-            BufferRef::Output(i) => &self.results[i as usize],
-            BufferRef::Temp(i) => &self.temps[i as usize],
+impl Memory {
+    fn get(&self, arg: Arg, dtype: DType, address: usize) -> f64 {
+        let at = first(arg, dtype) + address;
+        match arg.buffer {
+            BufferRef::Input(i) => self.inputs[i as usize][at],
+            BufferRef::Output(i) => self.results[i as usize][at],
+            BufferRef::Temp(i) => self.temps[i as usize][at],
         }
     }
 
-    fn set(&mut self, buffer: BufferRef, address: usize, value: f64) {
-        match buffer {
-            BufferRef::Input(i) => panic!("a step writes input {i}, which verify_program refuses"),
-            BufferRef::Output(i) => self.results[i as usize][address] = value,
-            BufferRef::Temp(i) => self.temps[i as usize][address] = value,
+    fn set(&mut self, arg: Arg, dtype: DType, address: usize, value: f64) {
+        let at = first(arg, dtype) + address;
+        match arg.buffer {
+            BufferRef::Input(i) => self.inputs[i as usize][at] = value,
+            BufferRef::Output(i) => self.results[i as usize][at] = value,
+            BufferRef::Temp(i) => self.temps[i as usize][at] = value,
         }
     }
+}
+
+/// The element at which an argument starts in its buffer. Parts of buffers are of numbers, which every device stores alike.
+fn first(arg: Arg, dtype: DType) -> usize {
+    arg.offset as usize / dtype.host_bytes()
 }
 
 /// One element to store, once the whole step has read.
 struct Write {
     arg: u32,
+    dtype: DType,
     address: usize,
     value: f64,
 }
@@ -80,7 +89,7 @@ struct Write {
 /// One step at work.
 struct Run<'a> {
     step: &'a Step,
-    memory: &'a Memory<'a>,
+    memory: &'a Memory,
     scalars: &'a [f64],
     rounding: Rounding,
 }
@@ -89,18 +98,22 @@ impl Run<'_> {
     fn writes(&self) -> Vec<Write> {
         match &*self.step.kernel {
             Kernel::Map(k) => self.map(k),
+            Kernel::Row(k) => self.row(k),
             Kernel::Reduce(k) => self.reduce(k),
             Kernel::MatMul(k) => self.matmul(k),
             Kernel::ScatterAdd(k) => self.scatter_add(k),
+            Kernel::Attention(k) => self.attention(k),
+            Kernel::AttentionGrad(k) => self.attention_grad(k),
         }
     }
 
     fn map(&self, k: &MapKernel) -> Vec<Write> {
         let mut writes = Vec::new();
         for index in indices(&k.space) {
-            let values = self.values(&k.exprs, &index);
+            let values = self.values(&k.exprs, &index, f64::NAN);
             writes.extend(k.stores.iter().map(|store| Write {
                 arg: store.arg,
+                dtype: k.exprs[store.value.index()].dtype,
                 address: unmasked(&store.view, &index),
                 value: values[store.value.index()],
             }));
@@ -108,76 +121,247 @@ impl Run<'_> {
         writes
     }
 
-    fn reduce(&self, k: &ReduceKernel) -> Vec<Write> {
-        let dtype = k.exprs[k.value.index()].dtype;
+    fn row(&self, k: &RowKernel) -> Vec<Write> {
         let inner = indices(&k.inner);
-        let combine = |outer: Vec<usize>| {
-            let terms =
-                inner.iter().map(|i| self.values(&k.exprs, &[&outer[..], i].concat())[k.value.index()]);
-            self.rounded(dtype, reduce(k.op, dtype, terms))
-        };
-        whole(k.out, indices(&k.outer).into_iter().map(combine))
+        let mut writes = Vec::new();
+        for outer in indices(&k.outer) {
+            let places: Vec<Vec<usize>> = inner.iter().map(|i| [&outer[..], i].concat()).collect();
+            // One expression after the other, each along the whole row.
+            let mut rows: Vec<Vec<f64>> = Vec::with_capacity(k.exprs.len());
+            for node in &k.exprs {
+                let row = match node.expr {
+                    Expr::Row(op, x) => {
+                        let total = reduce(op, node.dtype, rows[x.index()].iter().copied());
+                        vec![self.rounded(node.dtype, total); places.len()]
+                    }
+                    _ => {
+                        let at = |(n, index): (usize, &Vec<usize>)| {
+                            self.value(&k.exprs, node, index, f64::NAN, &|id| rows[id.index()][n])
+                        };
+                        places.iter().enumerate().map(at).collect()
+                    }
+                };
+                rows.push(row);
+            }
+            for store in &k.stores {
+                let (dtype, row) = (k.exprs[store.value.index()].dtype, &rows[store.value.index()]);
+                let mut write = |index: &[usize], value| {
+                    writes.push(Write {
+                        arg: store.arg,
+                        dtype,
+                        address: unmasked(&store.view, index),
+                        value,
+                    });
+                };
+                if store.view.shape == k.outer && store.view.shape.rank() < places[0].len() {
+                    write(&outer, row[0]);
+                } else {
+                    places.iter().zip(row).for_each(|(index, &value)| write(index, value));
+                }
+            }
+        }
+        writes
+    }
+
+    fn reduce(&self, k: &ReduceKernel) -> Vec<Write> {
+        let inner = indices(&k.inner);
+        let mut writes = Vec::new();
+        for (address, outer) in indices(&k.outer).into_iter().enumerate() {
+            let values: Vec<Vec<f64>> =
+                inner.iter().map(|i| self.values(&k.exprs, &[&outer[..], i].concat(), f64::NAN)).collect();
+            for out in &k.outs {
+                let dtype = k.exprs[out.value.index()].dtype;
+                let terms = values.iter().map(|v| v[out.value.index()]);
+                let value = self.rounded(dtype, reduce(out.op, dtype, terms));
+                writes.push(Write { arg: out.arg, dtype, address, value });
+            }
+        }
+        writes
     }
 
     fn matmul(&self, k: &MatMulKernel) -> Vec<Write> {
-        let element = |index: Vec<usize>| {
+        let mut writes = Vec::new();
+        for index in indices(&k.space()) {
             let (batch, at) = index.split_at(k.batch.rank());
             let term = |l: usize| {
-                let a = unmasked(&k.a, &[batch, &[at[0], l]].concat());
-                let b = unmasked(&k.b, &[batch, &[l, at[1]]].concat());
-                self.load(1, a) * self.load(2, b)
+                let a = self.element(&k.a, k.dtype, &[batch, &[at[0], l]].concat());
+                let b = self.element(&k.b, k.dtype, &[batch, &[l, at[1]]].concat());
+                a * b
             };
-            self.rounded(k.dtype, reduce(ReduceOp::Sum, k.dtype, (0..k.k).map(term)))
-        };
-        let out = k.batch.iter().copied().chain([k.m, k.n]).collect();
-        whole(0, indices(&out).into_iter().map(element))
+            let product = self.rounded(k.dtype, reduce(ReduceOp::Sum, k.dtype, (0..k.k).map(term)));
+            let values = self.values(&k.exprs, &index, product);
+            writes.extend(k.stores.iter().map(|store| Write {
+                arg: store.arg,
+                dtype: k.exprs[store.value.index()].dtype,
+                address: unmasked(&store.view, &index),
+                value: values[store.value.index()],
+            }));
+        }
+        writes
     }
 
     fn scatter_add(&self, k: &ScatterAddKernel) -> Vec<Write> {
         let mut out = vec![0.0; k.rows * k.row_len];
         for i in 0..k.count {
-            let first = row(self.load(1, i), k.rows) * k.row_len;
+            let first = row(self.load(1, k.ids_dtype, i), k.rows) * k.row_len;
             for column in 0..k.row_len {
                 let sum = &mut out[first + column];
-                *sum = binary(BinaryOp::Add, k.dtype, *sum, self.load(2, i * k.row_len + column));
+                *sum = binary(BinaryOp::Add, k.dtype, *sum, self.load(2, k.dtype, i * k.row_len + column));
             }
         }
-        whole(0, out.into_iter().map(|sum| self.rounded(k.dtype, sum)))
+        let rounded = out.into_iter().map(|sum| self.rounded(k.dtype, sum)).enumerate();
+        rounded.map(|(address, value)| Write { arg: 0, dtype: k.dtype, address, value }).collect()
     }
 
-    /// Every expression at one index.
-    fn values(&self, exprs: &[ExprNode], index: &[usize]) -> Vec<f64> {
+    fn attention(&self, k: &AttentionKernel) -> Vec<Write> {
+        let dims = &k.dims;
+        let mut writes = Vec::new();
+        for [b, h, i] in places([dims.batch, dims.heads, dims.queries]) {
+            let scores = self.scores(dims, [&k.q, &k.k], k.mask, [b, h, i]);
+            let top = scores.iter().map(|s| s.1).fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.iter().map(|s| (s.1 - top).exp()).sum();
+            let lse = if scores.is_empty() { 0.0 } else { top + sum.ln() };
+            let address = (b * dims.heads + h) * dims.queries + i;
+            writes.push(Write {
+                arg: k.lse,
+                dtype: DType::F32,
+                address,
+                value: self.rounded(DType::F32, lse),
+            });
+            for d in 0..dims.width {
+                let g = h / (dims.heads / dims.kv_heads);
+                let value = scores
+                    .iter()
+                    .map(|&(j, s)| (s - lse).exp() * self.element(&k.v, DType::F32, &[b, j, g, d]))
+                    .sum();
+                writes.push(self.to(&k.out, &[b, i, h, d], value));
+            }
+        }
+        writes
+    }
+
+    fn attention_grad(&self, k: &AttentionGradKernel) -> Vec<Write> {
+        let dims = &k.dims;
+        let AttentionDims { batch, heads, kv_heads, queries, keys, width, .. } = *dims;
+        let scale = dims.spec.scale.as_f64();
+        let element = |operand: &Operand, index: [usize; 4]| self.element(operand, DType::F32, &index);
+        let shape = |time: usize, heads: usize| Shape::from([batch, time, heads, width]);
+        let mut grads = [(queries, heads), (keys, kv_heads), (keys, kv_heads)]
+            .map(|(t, h)| vec![0.0; shape(t, h).elements()]);
+        for [b, h, i] in places([batch, heads, queries]) {
+            let g = h / (heads / kv_heads);
+            let lse = self.load(k.lse, DType::F32, (b * heads + h) * queries + i);
+            let over = |f: &dyn Fn(usize) -> f64| (0..width).map(f).sum::<f64>();
+            let delta = over(&|d| element(&k.grad_out, [b, i, h, d]) * element(&k.out, [b, i, h, d]));
+            for (j, score) in self.scores(dims, [&k.q, &k.k], k.mask, [b, h, i]) {
+                let p = (score - lse).exp();
+                let dp = over(&|d| element(&k.grad_out, [b, i, h, d]) * element(&k.v, [b, j, g, d]));
+                let ds = scale * p * (dp - delta);
+                for d in 0..width {
+                    let (row, column) = (
+                        ((b * queries + i) * heads + h) * width + d,
+                        ((b * keys + j) * kv_heads + g) * width + d,
+                    );
+                    grads[0][row] += ds * element(&k.k, [b, j, g, d]);
+                    grads[1][column] += ds * element(&k.q, [b, i, h, d]);
+                    grads[2][column] += p * element(&k.grad_out, [b, i, h, d]);
+                }
+            }
+        }
+        let operands =
+            [(&k.grad_q, queries, heads), (&k.grad_k, keys, kv_heads), (&k.grad_v, keys, kv_heads)];
+        let mut writes = Vec::new();
+        for ((operand, time, heads), grad) in operands.into_iter().zip(grads) {
+            let all = indices(&shape(time, heads)).into_iter().zip(grad);
+            writes.extend(all.map(|(index, value)| self.to(operand, &index, value)));
+        }
+        writes
+    }
+
+    /// The keys that a query sees, with their scores.
+    fn scores(
+        &self,
+        dims: &AttentionDims,
+        [q, k]: [&Operand; 2],
+        mask: Option<u32>,
+        [b, h, i]: [usize; 3],
+    ) -> Vec<(usize, f64)> {
+        let g = h / (dims.heads / dims.kv_heads);
+        let (from, to) = dims.visible(i);
+        let there = |j: &usize| mask.is_none_or(|m| self.load(m, DType::Bool, b * dims.keys + j) != 0.0);
+        let score = |j: usize| {
+            let terms = (0..dims.width).map(|d| {
+                self.element(q, DType::F32, &[b, i, h, d]) * self.element(k, DType::F32, &[b, j, g, d])
+            });
+            (j, terms.sum::<f64>() * dims.spec.scale.as_f64())
+        };
+        (from..to.max(from)).filter(there).map(score).collect()
+    }
+
+    fn to(&self, operand: &Operand, index: &[usize], value: f64) -> Write {
+        let (dtype, address) = (DType::F32, unmasked(&operand.view, index));
+        Write { arg: operand.arg, dtype, address, value: self.rounded(dtype, value) }
+    }
+
+    fn element(&self, operand: &Operand, dtype: DType, index: &[usize]) -> f64 {
+        self.load(operand.arg, dtype, unmasked(&operand.view, index))
+    }
+
+    /// Every expression at one index, with the product's element.
+    fn values(&self, exprs: &[ExprNode], index: &[usize], product: f64) -> Vec<f64> {
         let mut values: Vec<f64> = Vec::with_capacity(exprs.len());
         for node in exprs {
-            let v = |id: ExprId| values[id.index()];
-            let dtype_of = |id: ExprId| exprs[id.index()].dtype;
-            let value = match &node.expr {
-                Expr::Const(literal) => literal.as_f64(),
-                Expr::Scalar(i) => self.scalars[*i as usize],
-                Expr::Load { arg, map, fill } => {
-                    map.address(index).map_or(fill.as_f64(), |at| self.load(*arg, at as usize))
-                }
-                Expr::Index { map } => map.address(index).unwrap_or(0) as f64,
-                Expr::Random { stream, kind, map, key } => {
-                    map.address(index).map_or(0.0, |at| random(*kind, at as usize, *stream, key.map(v)))
-                }
-                Expr::Gather { table, ids, rows, row_len, map, .. } => map.address(index).map_or(0.0, |at| {
-                    let (id, column) = (at as usize / row_len, at as usize % row_len);
-                    self.load(*table, row(self.load(*ids, id), *rows) * row_len + column)
-                }),
-                Expr::Unary(op, a) => unary(*op, node.dtype, v(*a)),
-                Expr::Binary(op, a, b) => binary(*op, node.dtype, v(*a), v(*b)),
-                Expr::Compare(op, a, b) => f64::from(compare(*op, v(*a), v(*b))),
-                Expr::Select(c, a, b) => v(if v(*c) != 0.0 { *a } else { *b }),
-                Expr::Cast(a) => cast(dtype_of(*a), node.dtype, v(*a)),
-            };
-            values.push(self.rounded(node.dtype, value));
+            let value = self.value(exprs, node, index, product, &|id| values[id.index()]);
+            values.push(value);
         }
         values
     }
 
-    fn load(&self, arg: u32, address: usize) -> f64 {
-        self.memory.buffer(self.step.args[arg as usize])[address]
+    /// One expression at one index.
+    fn value(
+        &self,
+        exprs: &[ExprNode],
+        node: &ExprNode,
+        index: &[usize],
+        product: f64,
+        v: &dyn Fn(ExprId) -> f64,
+    ) -> f64 {
+        let dtype_of = |id: ExprId| exprs[id.index()].dtype;
+        let value = match &node.expr {
+            Expr::Const(literal) => literal.as_f64(),
+            Expr::Scalar(i) => self.scalars[*i as usize],
+            Expr::Load { arg, map, fill } => {
+                map.address(index).map_or(fill.as_f64(), |at| self.load(*arg, node.dtype, at as usize))
+            }
+            Expr::Index { map } => map.address(index).unwrap_or(0) as f64,
+            Expr::Random { stream, kind, map, key } => {
+                map.address(index).map_or(0.0, |at| random(*kind, at as usize, *stream, key.map(v)))
+            }
+            Expr::Gather { table, ids, ids_dtype, rows, row_len, map } => {
+                map.address(index).map_or(0.0, |at| {
+                    let (id, column) = (at as usize / row_len, at as usize % row_len);
+                    self.load(
+                        *table,
+                        node.dtype,
+                        row(self.load(*ids, *ids_dtype, id), *rows) * row_len + column,
+                    )
+                })
+            }
+            Expr::Unary(op, a) => unary(*op, node.dtype, v(*a)),
+            Expr::Binary(op, a, b) => binary(*op, node.dtype, v(*a), v(*b)),
+            Expr::Compare(op, a, b) => f64::from(compare(*op, v(*a), v(*b))),
+            Expr::Select(c, a, b) => v(if v(*c) != 0.0 { *a } else { *b }),
+            Expr::Cast(a) => cast(dtype_of(*a), node.dtype, v(*a)),
+            Expr::Product => product,
+            Expr::Row(..) => {
+                unreachable!("verify_program allows it in rows only, which combine it themselves")
+            }
+        };
+        self.rounded(node.dtype, value)
+    }
+
+    fn load(&self, arg: u32, dtype: DType, address: usize) -> f64 {
+        self.memory.get(self.step.args[arg as usize], dtype, address)
     }
 
     fn rounded(&self, dtype: DType, x: f64) -> f64 {
@@ -188,9 +372,9 @@ impl Run<'_> {
     }
 }
 
-/// The values of a whole buffer, row-major.
-fn whole(arg: u32, values: impl Iterator<Item = f64>) -> Vec<Write> {
-    values.enumerate().map(|(address, value)| Write { arg, address, value }).collect()
+/// All indices of three axes, in order.
+fn places(extents: [usize; 3]) -> Vec<[usize; 3]> {
+    indices(&extents.into()).into_iter().map(|i| [i[0], i[1], i[2]]).collect()
 }
 
 /// The address of an index in a view that has no mask, as stores and the operands of products have none.
@@ -206,7 +390,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{BufferSpec, IndexMap, Literal, OutputSpec, Shape, Store, UnaryOp};
+    use crate::{BufferSpec, IndexMap, Literal, OutputSpec, Reduction, Store, UnaryOp};
 
     fn load(space: &Shape) -> ExprNode {
         let map = IndexMap::contiguous(space.clone());
@@ -226,14 +410,13 @@ mod tests {
         let sum = ReduceKernel {
             outer: Shape::scalar(),
             inner: space.clone(),
-            op: ReduceOp::Sum,
             exprs: vec![load(&space)],
-            value: ExprId(0),
-            out: 1,
+            outs: vec![Reduction { op: ReduceOp::Sum, value: ExprId(0), arg: 1 }],
         };
-        let step = |kernel, args: [BufferRef; 2]| Step {
+        let bytes = 4 * n as u64;
+        let step = |kernel, args: [(BufferRef, u64); 2]| Step {
             kernel: Arc::new(kernel),
-            args: args.into(),
+            args: args.map(|(buffer, bytes)| Arg { buffer, offset: 0, bytes }).into(),
             label: "test".into(),
         };
         let dtype = DType::F32;
@@ -243,8 +426,8 @@ mod tests {
             temps: vec![4 * n as u64],
             outputs: vec![OutputSpec { source: OutputSource::Result(0), shape: Shape::scalar(), dtype }],
             steps: vec![
-                step(Kernel::Map(map), [BufferRef::Input(0), BufferRef::Temp(0)]),
-                step(Kernel::Reduce(sum), [BufferRef::Temp(0), BufferRef::Output(0)]),
+                step(Kernel::Map(map), [(BufferRef::Input(0), bytes), (BufferRef::Temp(0), bytes)]),
+                step(Kernel::Reduce(sum), [(BufferRef::Temp(0), bytes), (BufferRef::Output(0), 4)]),
             ],
             ..Program::default()
         }
