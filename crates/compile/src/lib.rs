@@ -27,6 +27,7 @@ use thiserror::Error;
 use wgrad_ir::{DType, DeviceCaps, Graph, IrError, Program, verify_graph, verify_program};
 
 pub mod fuse;
+pub mod inline;
 pub mod lower;
 pub mod merge;
 pub mod plan;
@@ -100,7 +101,10 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
             return Err(CompileError::Overflow { op: node.op.name(), shape: node.shape.to_string() });
         }
     }
-    let simple = simplify::simplify(graph, options.simplify)?;
+    let inlined = inline::inline(graph, caps, false)?;
+    debug_verify(&inlined)?;
+    let simple = simplify::simplify(&inlined, options.simplify)?;
+    let simple = simplify::drop_barriers(&simple)?;
     debug_verify(&simple)?;
     let split = split::split_reductions(&simple, caps)?;
     debug_verify(&split)?;

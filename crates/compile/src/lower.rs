@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use wgrad_ir::{
     DType, Expr, ExprId, ExprNode, Graph, IndexMap, IrError, Kernel, Literal, MapKernel, MatMulKernel,
-    NodeId, Op, ReduceKernel, ScatterAddKernel, Shape, Store, View,
+    NodeId, Op, Operand, ReduceKernel, Reduction, ScatterAddKernel, Shape, Store, View,
 };
 
 use crate::fuse::{contiguous_base, matmul_operand};
@@ -72,9 +72,8 @@ pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrErro
                 let root = b.movement(Op::Permute(perm));
                 let value = b.expr(node.inputs[0], &[root]);
                 b.ops.push(node.op.name());
-                let k = b.finish(|exprs| {
-                    Kernel::Reduce(ReduceKernel { outer, inner, op: *op, exprs, value, out: 0 })
-                });
+                let outs = vec![Reduction { op: *op, value, arg: 0 }];
+                let k = b.finish(|exprs| Kernel::Reduce(ReduceKernel { outer, inner, exprs, outs }));
                 kernels.push(k);
             }
             Op::Dot => kernels.push(matmul(graph, id)?),
@@ -145,10 +144,13 @@ fn matmul(graph: &Graph, id: NodeId) -> Result<NodeKernel, IrError> {
         n: node.shape[rank - 1],
         k: a.shape[rank - 1],
         dtype: node.dtype,
-        a,
-        b,
+        a: Operand { arg: 1, view: a },
+        b: Operand { arg: if a_base == b_base { 1 } else { 2 }, view: b },
+        exprs: vec![ExprNode { expr: Expr::Product, dtype: node.dtype }],
+        stores: vec![Store { arg: 0, value: ExprId(0), view: View::contiguous(node.shape.clone()) }],
     };
-    let args = vec![Some(id), Some(a_base), Some(b_base)];
+    let mut args = vec![Some(id), Some(a_base)];
+    args.extend((a_base != b_base).then_some(Some(b_base)));
     Ok(NodeKernel { kernel: Kernel::MatMul(kernel), args, scratch_words: 0, ops: vec![node.op.name()] })
 }
 

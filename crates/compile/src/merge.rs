@@ -158,6 +158,8 @@ fn join(
             Expr::Binary(op, x, y) => Expr::Binary(*op, ids[x.index()], ids[y.index()]),
             Expr::Compare(op, x, y) => Expr::Compare(*op, ids[x.index()], ids[y.index()]),
             Expr::Select(c, x, y) => Expr::Select(ids[c.index()], ids[x.index()], ids[y.index()]),
+            Expr::Product => Expr::Product,
+            Expr::Row(op, x) => Expr::Row(*op, ids[x.index()]),
         };
         let node = ExprNode { expr, dtype: node.dtype };
         let id = *known.entry(node.clone()).or_insert_with(|| {
@@ -231,13 +233,13 @@ fn compact(kernel: &mut NodeKernel) {
                 *ids = arg_of(*ids);
             }
             Expr::Random { key, .. } => key.iter_mut().for_each(|k| *k = new_id[k.index()]),
-            Expr::Unary(_, a) | Expr::Cast(a) => *a = new_id[a.index()],
+            Expr::Unary(_, a) | Expr::Cast(a) | Expr::Row(_, a) => *a = new_id[a.index()],
             Expr::Binary(_, a, b) | Expr::Compare(_, a, b) => {
                 *a = new_id[a.index()];
                 *b = new_id[b.index()];
             }
             Expr::Select(c, a, b) => [c, a, b].into_iter().for_each(|x| *x = new_id[x.index()]),
-            Expr::Const(_) | Expr::Scalar(_) | Expr::Index { .. } => {}
+            Expr::Const(_) | Expr::Scalar(_) | Expr::Index { .. } | Expr::Product => {}
         }
         exprs.push(node);
     }

@@ -5,7 +5,7 @@
 
 use rustc_hash::FxHashMap;
 use wgrad_ir::{
-    BufferRef, BufferSpec, DType, DeviceCaps, Graph, NodeId, Op, OutputSource, OutputSpec, Program, Step,
+    Arg, BufferRef, BufferSpec, DType, DeviceCaps, Graph, NodeId, Op, OutputSource, OutputSpec, Program, Step,
 };
 
 use crate::{fuse::contiguous_base, lower::NodeKernel, lower::share, merge::drop_dead_stores};
@@ -86,8 +86,18 @@ pub fn plan(
     }
     program.temps = pool.temps;
     let shared = share(kernels.into_iter().map(|k| k.kernel));
-    program.steps =
-        shared.into_iter().zip(steps).map(|(kernel, (args, label))| Step { kernel, args, label }).collect();
+    let bytes: Vec<Vec<Arg>> = steps
+        .iter()
+        .map(|(args, _)| {
+            args.iter().map(|&buffer| Arg { buffer, offset: 0, bytes: program.bytes(buffer) }).collect()
+        })
+        .collect();
+    program.steps = shared
+        .into_iter()
+        .zip(steps)
+        .zip(bytes)
+        .map(|((kernel, (_, label)), args)| Step { kernel, args, label })
+        .collect();
     program
 }
 

@@ -45,6 +45,25 @@ pub fn prune(graph: &Graph) -> Result<Graph, IrError> {
     Ok(out)
 }
 
+/// The graph without its barriers: what they kept apart stays apart, since nothing merges equal nodes from here on.
+///
+/// # Errors
+/// Never for a valid graph.
+pub fn drop_barriers(graph: &Graph) -> Result<Graph, IrError> {
+    let mut out = Graph::new();
+    let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes().len());
+    for node in graph.nodes() {
+        let inputs: SmallVec<[NodeId; 3]> = node.inputs.iter().map(|i| map[i.index()]).collect();
+        map.push(if matches!(node.op, Op::Barrier) {
+            inputs[0]
+        } else {
+            out.push(node.op.clone(), &inputs)?
+        });
+    }
+    out.set_outputs(graph.outputs().iter().map(|o| map[o.index()]).collect());
+    Ok(out)
+}
+
 struct Simplifier {
     graph: Graph,
     known: FxHashMap<Node, NodeId>,
