@@ -5,8 +5,9 @@
 //! scatters read and write, reductions. What should be: shared work that costs more than a load, results that an `Expand`
 //! repeats, and what keeps index arithmetic down to one strided view per load.
 
-use smallvec::SmallVec;
 use wgrad_ir::{BinaryOp, DeviceCaps, Graph, IndexMap, NodeId, Op, UnaryOp};
+
+use crate::{Options, layout::Layout};
 
 /// Virtual nodes above this cost (operations, weighted) are realized even for one user: kernels stay of a size that
 /// compiles fast and keeps its values in registers.
@@ -14,64 +15,43 @@ const MAX_COST: u32 = 96;
 /// Cost above which work that an `Expand` repeats is done once instead.
 const MAX_REPEATED_COST: u32 = 2;
 /// Cost above which work with several users is done once instead.
-const MAX_SHARED_COST: u32 = 3;
+const MAX_SHARED_COST: u32 = 4;
 
 /// Longest chain of virtual nodes: kernels are built by recursion along it.
 const MAX_DEPTH: u32 = 100;
 
-/// For each node whether it is realized (inputs of the graph are).
-pub fn realized(graph: &Graph, caps: &DeviceCaps, fuse: bool) -> Vec<bool> {
+/// Where the nodes lie: which are realized, and which of them in parts of others' buffers. `blocked` nodes get buffers of their
+/// own.
+pub fn realized<'g>(
+    graph: &'g Graph,
+    caps: &DeviceCaps,
+    options: &Options,
+    blocked: &[NodeId],
+) -> Layout<'g> {
     let mut f = Fuser {
         graph,
-        realized: vec![false; graph.nodes().len()],
+        layout: Layout::new(graph, options.in_place),
         info: Vec::with_capacity(graph.nodes().len()),
         uses: uses(graph),
         max_leaves: caps.max_bindings.saturating_sub(4).clamp(3, 12),
     };
     f.mark_required();
     for id in graph.ids() {
-        if !fuse && graph.node(id).op.is_elementwise() {
-            f.realized[id.index()] = true;
+        if !options.fuse && graph.node(id).op.is_elementwise() {
+            f.layout.realized[id.index()] = true;
+        }
+        if f.layout.parts[id.index()].is_some() {
+            f.info.push(Info::leaf(graph, id));
+            continue;
         }
         let info = f.visit(id);
-        f.realized[id.index()] |= info.depth > MAX_DEPTH;
-        f.info.push(if f.realized[id.index()] { Info::leaf(graph, id) } else { info });
+        f.layout.realized[id.index()] |= info.depth > MAX_DEPTH;
+        f.info.push(if f.layout.realized[id.index()] { Info::leaf(graph, id) } else { info });
     }
-    f.realized
-}
-
-/// The realized node whose buffer, in order, is `id`'s: reshapes do not move elements.
-pub fn contiguous_base(graph: &Graph, mut id: NodeId) -> NodeId {
-    while let Op::Reshape(_) = graph.node(id).op {
-        id = graph.node(id).inputs[0];
+    if options.in_place {
+        f.layout.place_concats(&f.uses, blocked);
     }
-    id
-}
-
-/// The first node below movements, and where `id`'s elements lie in it.
-pub fn movement_base(graph: &Graph, id: NodeId) -> (NodeId, IndexMap) {
-    let mut path: SmallVec<[NodeId; 8]> = SmallVec::new();
-    let mut base = id;
-    while graph.node(base).op.is_movement() {
-        path.push(base);
-        base = graph.node(base).inputs[0];
-    }
-    let mut map = IndexMap::contiguous(graph.node(base).shape.clone());
-    for step in path.iter().rev() {
-        map = map.apply(&graph.node(*step).op);
-    }
-    (base, map)
-}
-
-/// The realized node that a contraction reads `id` from, and the strided view it reads it through.
-pub fn matmul_operand(graph: &Graph, id: NodeId) -> (NodeId, IndexMap) {
-    let (base, map) = movement_base(graph, id);
-    if map.single().is_some() && !map.is_masked() {
-        return (base, map);
-    }
-    // A reshape that strides cannot express: read from a copy made just before it, where strides suffice.
-    let base = contiguous_base(graph, id);
-    (base, IndexMap::contiguous(graph.node(id).shape.clone()))
+    f.layout
 }
 
 /// How often each node is used by something that computes; movements pass their uses on.
@@ -109,7 +89,7 @@ impl Info {
 
 struct Fuser<'g> {
     graph: &'g Graph,
-    realized: Vec<bool>,
+    layout: Layout<'g>,
     info: Vec<Info>,
     uses: Vec<u32>,
     max_leaves: usize,
@@ -119,23 +99,38 @@ impl Fuser<'_> {
     fn mark_required(&mut self) {
         let graph = self.graph;
         for o in graph.outputs() {
-            self.realized[contiguous_base(graph, *o).index()] = true;
+            let base = self.layout.contiguous_base(*o);
+            self.layout.realized[base.index()] = true;
         }
         for id in graph.ids() {
             let node = graph.node(id);
             match &node.op {
-                Op::Input { .. } | Op::Reduce { .. } | Op::Concat { .. } => self.realized[id.index()] = true,
+                Op::Input { .. } | Op::Reduce { .. } | Op::Concat { .. } => {
+                    self.layout.realized[id.index()] = true
+                }
                 Op::Dot => {
-                    self.realized[id.index()] = true;
+                    self.layout.realized[id.index()] = true;
                     for &operand in &node.inputs {
-                        let (base, _) = matmul_operand(graph, operand);
-                        self.realized[base.index()] = true;
+                        let (base, _) = self.layout.operand(operand);
+                        self.layout.realized[base.index()] = true;
+                    }
+                }
+                Op::Call { .. } => {
+                    self.layout.realized[id.index()] = true;
+                    for &operand in &node.inputs {
+                        let base = if graph.node(operand).shape.rank() == 4 {
+                            self.layout.operand(operand).0
+                        } else {
+                            self.layout.contiguous_base(operand)
+                        };
+                        self.layout.realized[base.index()] = true;
                     }
                 }
                 Op::ScatterAdd { .. } | Op::Gather => {
-                    self.realized[id.index()] |= matches!(node.op, Op::ScatterAdd { .. });
+                    self.layout.realized[id.index()] |= matches!(node.op, Op::ScatterAdd { .. });
                     for &operand in &node.inputs {
-                        self.realized[contiguous_base(graph, operand).index()] = true;
+                        let base = self.layout.contiguous_base(operand);
+                        self.layout.realized[base.index()] = true;
                     }
                 }
                 _ => {}
@@ -144,7 +139,7 @@ impl Fuser<'_> {
     }
 
     fn realize(&mut self, id: NodeId) {
-        self.realized[id.index()] = true;
+        self.layout.realized[id.index()] = true;
         self.info[id.index()] = Info::leaf(self.graph, id);
     }
 
@@ -161,7 +156,7 @@ impl Fuser<'_> {
                 while info.leaves.len() > self.max_leaves || info.cost > MAX_COST {
                     // Realize the operand that brings most, and count again.
                     let virtual_operand =
-                        |i: &&NodeId| !self.realized[i.index()] && self.info[i.index()].cost > 0;
+                        |i: &&NodeId| !self.layout.realized[i.index()] && self.info[i.index()].cost > 0;
                     let Some(&largest) = node.inputs.iter().filter(virtual_operand).max_by_key(|i| {
                         let info = &self.info[i.index()];
                         (info.leaves.len(), info.cost)
@@ -173,9 +168,12 @@ impl Fuser<'_> {
                 }
                 info.cost += cost(op);
                 let shared = self.uses[id.index()] > 1;
-                if shared && !info.leaves.is_empty() && (info.leaves.len() > 1 || info.cost > MAX_SHARED_COST)
-                {
-                    self.realized[id.index()] = true;
+                // Values per row or column are cheap to load again; it is whole tensors that count.
+                let elements = node.shape.elements();
+                let whole =
+                    info.leaves.iter().filter(|(leaf, _)| 8 * graph.node(*leaf).shape.elements() > elements);
+                if shared && !info.leaves.is_empty() && (whole.count() > 1 || info.cost > MAX_SHARED_COST) {
+                    self.layout.realized[id.index()] = true;
                 }
                 info
             }
@@ -196,13 +194,13 @@ impl Fuser<'_> {
             Op::Pad { fill, .. } => {
                 let mut base = x;
                 let mut fills_agree = true;
-                while graph.node(base).op.is_movement() && !self.realized[base.index()] {
+                while graph.node(base).op.is_movement() && !self.layout.realized[base.index()] {
                     if let Op::Pad { fill: inner, .. } = &graph.node(base).op {
                         fills_agree &= inner == fill;
                     }
                     base = graph.node(base).inputs[0];
                 }
-                if !fills_agree || !self.realized[base.index()] {
+                if !fills_agree || !self.layout.realized[base.index()] {
                     self.realize(x);
                 }
             }
@@ -212,7 +210,7 @@ impl Fuser<'_> {
             info.leaves.iter().map(|(leaf, map)| (*leaf, map.apply(op))).collect()
         };
         let mut leaves = moved(&self.info[x.index()]);
-        if leaves.iter().any(|(_, map)| map.single().is_none()) && !self.realized[x.index()] {
+        if leaves.iter().any(|(_, map)| map.single().is_none()) && !self.layout.realized[x.index()] {
             self.realize(x);
             leaves = moved(&self.info[x.index()]);
         }

@@ -45,19 +45,15 @@ fn expand(
     operands: Option<&[NodeId]>,
 ) -> Result<Vec<NodeId>, IrError> {
     let live = graph.live();
-    let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes().len());
+    // Nodes that nothing needs are not made; nothing that is made names them.
+    let mut map: Vec<NodeId> = vec![NodeId(0); graph.nodes().len()];
     // The outputs of one call are made together, where the first of them stands.
     let mut calls: FxHashMap<(*const Function, SmallVec<[NodeId; 3]>), Vec<NodeId>> = FxHashMap::default();
-    for id in graph.ids() {
+    for id in graph.ids().filter(|id| live[id.index()]) {
         let node = graph.node(id);
         let inputs: SmallVec<[NodeId; 3]> = node.inputs.iter().map(|i| map[i.index()]).collect();
-        let new = match (&node.op, operands) {
+        map[id.index()] = match (&node.op, operands) {
             (Op::Input { index, .. }, Some(operands)) => operands[*index as usize],
-            (Op::Call { function, output }, _) if !live[id.index()] => {
-                // Never read: any node keeps the numbering.
-                let _ = (function, output);
-                inputs[0]
-            }
             (Op::Call { function, output }, _) if !(kernels && has_kernel(function, caps)) => {
                 let key = (Arc::as_ptr(function), inputs);
                 if !calls.contains_key(&key) {
@@ -69,7 +65,6 @@ fn expand(
             }
             (op, _) => out.push(op.clone(), &inputs)?,
         };
-        map.push(new);
     }
     Ok(map)
 }

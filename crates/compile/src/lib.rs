@@ -2,11 +2,12 @@
 //! of which it knows nothing but [`DeviceCaps`].
 //!
 //! Passes, in order, each leaving something that `wgrad_ir` can verify and print:
+//! 0. [`inline`](mod@inline): functions without a kernel become their bodies;
 //! 1. [`simplify`](mod@simplify): fold constants, collapse movements, merge equal nodes, drop dead ones;
 //! 2. [`split`](mod@split): long reductions in two passes, on devices that run many invocations at once;
 //! 3. [`fuse`](mod@fuse): decide which nodes get memory of their own; all others are computed inside of kernels;
 //! 4. [`lower`](mod@lower): one kernel per such node, views folded into index arithmetic;
-//! 5. [`merge`](mod@merge): elementwise kernels over one space become one with several results;
+//! 5. [`merge`](mod@merge): maps over one space, reductions with the work around them, products with the work after them;
 //! 6. [`plan`](mod@plan): assign intermediates to a few reused buffers.
 //!
 //! ```
@@ -24,10 +25,11 @@
 #![forbid(unsafe_code)]
 
 use thiserror::Error;
-use wgrad_ir::{DType, DeviceCaps, Graph, IrError, Program, verify_graph, verify_program};
+use wgrad_ir::{DType, DeviceCaps, Graph, IrError, NodeId, Program, verify_graph, verify_program};
 
 pub mod fuse;
 pub mod inline;
+pub mod layout;
 pub mod lower;
 pub mod merge;
 pub mod plan;
@@ -41,22 +43,46 @@ pub struct Options {
     pub simplify: bool,
     /// Compute elementwise nodes inside of the kernels that use them; without it every one is a kernel of its own.
     pub fuse: bool,
-    /// Merge kernels over one space ([`merge`](mod@merge)).
+    /// Merge maps over one space ([`merge`](mod@merge)).
     pub merge: bool,
+    /// Merge reductions along rows with each other and with the work around them.
+    pub rows: bool,
+    /// Merge elementwise work into the products before it.
+    pub epilogues: bool,
+    /// Compute functions by the device's kernels; without it, by their bodies.
+    pub kernels: bool,
+    /// Read slices and write the parts of concatenations in place, and update donated inputs in place.
+    pub in_place: bool,
     /// Let intermediates whose lives do not overlap share a buffer.
     pub reuse_memory: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { simplify: true, fuse: true, merge: true, reuse_memory: true }
+        Options::from_bits(u8::MAX)
     }
 }
 
 impl Options {
+    /// The options as bits, in the order of the fields, the first one lowest: all that tests need to go through the matrix.
+    pub fn from_bits(bits: u8) -> Self {
+        let bit = |n: u8| bits >> n & 1 == 1;
+        Options {
+            simplify: bit(0),
+            fuse: bit(1),
+            merge: bit(2),
+            rows: bit(3),
+            epilogues: bit(4),
+            kernels: bit(5),
+            in_place: bit(6),
+            reuse_memory: bit(7),
+        }
+    }
+
     /// A number that tells option sets apart, for the program cache.
     pub fn fingerprint(&self) -> u64 {
-        let bits = [self.simplify, self.fuse, self.merge, self.reuse_memory];
+        let Options { simplify, fuse, merge, rows, epilogues, kernels, in_place, reuse_memory } = *self;
+        let bits = [simplify, fuse, merge, rows, epilogues, kernels, in_place, reuse_memory];
         bits.iter().fold(0, |n, &b| n << 1 | u64::from(b))
     }
 }
@@ -101,19 +127,27 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
             return Err(CompileError::Overflow { op: node.op.name(), shape: node.shape.to_string() });
         }
     }
-    let inlined = inline::inline(graph, caps, false)?;
+    let inlined = inline::inline(graph, caps, options.kernels)?;
     debug_verify(&inlined)?;
     let simple = simplify::simplify(&inlined, options.simplify)?;
     let simple = simplify::drop_barriers(&simple)?;
     debug_verify(&simple)?;
     let split = split::split_reductions(&simple, caps)?;
     debug_verify(&split)?;
-    let realized = fuse::realized(&split, caps, options.fuse);
-    let mut kernels = lower::lower(&split, &realized)?;
-    if options.merge {
-        kernels = merge::merge(kernels, caps);
-    }
-    let program = plan::plan(graph, &split, kernels, caps, options.reuse_memory);
+    // A kernel that would read one part of a buffer and write another cannot write in place: such parts get buffers of their own.
+    let mut blocked: Vec<NodeId> = Vec::new();
+    let program = loop {
+        let layout = fuse::realized(&split, caps, options, &blocked);
+        let mut kernels = lower::lower(&layout)?;
+        if options.merge || options.rows || options.epilogues {
+            kernels = merge::merge(kernels, &layout, caps, options);
+        }
+        let conflicts = plan::conflicts(&layout, &kernels);
+        if conflicts.is_empty() {
+            break plan::plan(graph, &layout, kernels, caps, options);
+        }
+        blocked.extend(conflicts);
+    };
     if cfg!(debug_assertions) {
         verify_program(&program)?;
     }

@@ -9,17 +9,36 @@ use wgrad_ir::{
     NodeId, Op, Operand, ReduceKernel, Reduction, ScatterAddKernel, Shape, Store, View,
 };
 
-use crate::fuse::{contiguous_base, matmul_operand};
+use crate::layout::Layout;
+
+mod attention;
+
+/// An argument before memory is planned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeArg {
+    /// A realized node.
+    Node(NodeId),
+    /// Scratch of so many 32-bit words.
+    Scratch(usize),
+}
+
+impl NodeArg {
+    /// The node, if it is one.
+    pub fn node(self) -> Option<NodeId> {
+        match self {
+            NodeArg::Node(node) => Some(node),
+            NodeArg::Scratch(_) => None,
+        }
+    }
+}
 
 /// A kernel whose arguments are still nodes: memory comes later.
 #[derive(Clone, Debug)]
 pub struct NodeKernel {
     /// What is computed.
     pub kernel: Kernel,
-    /// The realized node in each argument; `None` is scratch of `scratch_words` 32-bit words.
-    pub args: Vec<Option<NodeId>>,
-    /// Words of scratch, if an argument is scratch.
-    pub scratch_words: usize,
+    /// What stands behind each argument.
+    pub args: Vec<NodeArg>,
     /// The primitives computed, in order, for labels.
     pub ops: Vec<&'static str>,
 }
@@ -27,17 +46,14 @@ pub struct NodeKernel {
 impl NodeKernel {
     /// The nodes that the kernel writes.
     pub fn written(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.kernel.writes().into_iter().filter_map(|a| self.args[a as usize])
+        self.kernel.writes().into_iter().filter_map(|a| self.args[a as usize].node())
     }
 
     /// The nodes that the kernel only reads.
     pub fn read(&self) -> impl Iterator<Item = NodeId> + '_ {
         let writes = self.kernel.writes();
-        self.args
-            .iter()
-            .enumerate()
-            .filter(move |(a, _)| !writes.contains(&(*a as u32)))
-            .filter_map(|(_, n)| *n)
+        let read = self.args.iter().enumerate().filter(move |(a, _)| !writes.contains(&(*a as u32)));
+        read.filter_map(|(_, arg)| arg.node())
     }
 
     /// The label of the kernel's step: its first few primitives, joined by `+`.
@@ -55,10 +71,15 @@ impl NodeKernel {
 ///
 /// # Errors
 /// A contraction's operand cannot be read through strides, which fusion rules out.
-pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrError> {
+pub fn lower(layout: &Layout<'_>) -> Result<Vec<NodeKernel>, IrError> {
+    let graph = layout.graph;
     let mut kernels = Vec::new();
-    for id in graph.ids().filter(|id| realized[id.index()]) {
+    for id in graph.ids().filter(|id| layout.realized[id.index()]) {
         let node = graph.node(id);
+        // A range of an input is there already; the parts of a `Concat` are computed.
+        if layout.parts[id.index()].is_some() && matches!(node.op, Op::Slice { .. }) {
+            continue;
+        }
         match &node.op {
             Op::Input { .. } => {}
             Op::Reduce { op, axes } => {
@@ -68,7 +89,7 @@ pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrErro
                 let split = from.rank() - axes.len();
                 let inner: Shape = perm[split..].iter().map(|&d| from[d]).collect();
                 let outer: Shape = perm[..split].iter().map(|&d| from[d]).collect();
-                let mut b = Builder::new(graph, realized, id);
+                let mut b = Builder::new(layout, id);
                 let root = b.movement(Op::Permute(perm));
                 let value = b.expr(node.inputs[0], &[root]);
                 b.ops.push(node.op.name());
@@ -76,7 +97,21 @@ pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrErro
                 let k = b.finish(|exprs| Kernel::Reduce(ReduceKernel { outer, inner, exprs, outs }));
                 kernels.push(k);
             }
-            Op::Dot => kernels.push(matmul(graph, id)?),
+            Op::Dot => kernels.push(matmul(layout, id)?),
+            Op::Call { function, output } => {
+                // One kernel computes all outputs, where the first of them stands.
+                let same = |n: &NodeId| {
+                    let other = graph.node(*n);
+                    matches!(&other.op, Op::Call { function: f, .. } if f == function)
+                        && other.inputs == node.inputs
+                };
+                let first = graph.ids().find(same) == Some(id);
+                let _ = output;
+                if first {
+                    let nodes: Vec<NodeId> = graph.ids().filter(same).collect();
+                    kernels.push(attention::lower(layout, function, &nodes)?);
+                }
+            }
             Op::ScatterAdd { rows } => {
                 let (ids, src) = (node.inputs[0], node.inputs[1]);
                 let count = graph.node(ids).shape.elements();
@@ -88,23 +123,34 @@ pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrErro
                     dtype: node.dtype,
                     ids_dtype: graph.node(ids).dtype,
                 };
-                let operand = |n| Some(contiguous_base(graph, n));
+                let operand = |n| NodeArg::Node(layout.contiguous_base(n));
                 kernels.push(NodeKernel {
                     kernel: Kernel::ScatterAdd(kernel),
-                    args: vec![Some(id), operand(ids), operand(src), None],
-                    scratch_words: 2 * count,
+                    args: vec![NodeArg::Node(id), operand(ids), operand(src), NodeArg::Scratch(2 * count)],
                     ops: vec![node.op.name()],
                 });
             }
             Op::Concat { axis } => {
                 let mut at = 0;
+                let mut placed = Vec::new();
                 for &part in &node.inputs {
                     let space = graph.node(part).shape.clone();
                     let strides = node.shape.strides();
                     let view =
                         View { shape: space.clone(), offset: at * strides[*axis], strides, mask: None };
                     at += space[*axis] as i64;
-                    let mut b = Builder::new(graph, realized, id);
+                    let base = layout.contiguous_base(part);
+                    let in_place = match (&layout.parts[base.index()], &layout.scattered[base.index()]) {
+                        (Some(p), _) => p.owner == id,
+                        (None, Some((owner, _))) => *owner == id,
+                        (None, None) => false,
+                    };
+                    // Only once: an operand that occurs twice is copied to its second place.
+                    if in_place && !placed.contains(&base) {
+                        placed.push(base);
+                        continue;
+                    }
+                    let mut b = Builder::new(layout, id);
                     let value = b.expr(part, &[]);
                     b.ops.push(node.op.name());
                     let k = b.finish(|exprs| {
@@ -114,10 +160,10 @@ pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrErro
                 }
             }
             _ => {
-                let mut b = Builder::new(graph, realized, id);
+                let (target, view) = layout.target(id);
+                let mut b = Builder::new(layout, target);
                 let value = b.node(id, &[]);
                 let space = node.shape.clone();
-                let view = View::contiguous(space.clone());
                 kernels.push(b.finish(|exprs| {
                     Kernel::Map(MapKernel { space, exprs, stores: vec![Store { arg: 0, value, view }] })
                 }));
@@ -127,39 +173,50 @@ pub fn lower(graph: &Graph, realized: &[bool]) -> Result<Vec<NodeKernel>, IrErro
     Ok(kernels)
 }
 
-fn matmul(graph: &Graph, id: NodeId) -> Result<NodeKernel, IrError> {
-    let node = graph.node(id);
-    let operand = |n: NodeId| {
-        let (base, map) = matmul_operand(graph, n);
-        map.single().cloned().map(|view| (base, view)).ok_or_else(|| IrError::Inconsistent {
-            what: "program",
-            message: format!("operand %{} of a contraction has no strides", n.0),
-        })
-    };
-    let ((a_base, a), (b_base, b)) = (operand(node.inputs[0])?, operand(node.inputs[1])?);
+/// Reads `id` through strides.
+fn operand(layout: &Layout<'_>, id: NodeId) -> Result<(NodeId, View), IrError> {
+    let (base, map) = layout.operand(id);
+    map.single().cloned().map(|view| (base, view)).ok_or_else(|| IrError::Inconsistent {
+        what: "program",
+        message: format!("operand %{} has no strides", id.0),
+    })
+}
+
+/// The number of the argument that stands for `node`, which is added if it is not there.
+fn place(args: &mut Vec<NodeArg>, node: NodeId) -> u32 {
+    let found = args.iter().position(|a| a.node() == Some(node));
+    found.unwrap_or_else(|| {
+        args.push(NodeArg::Node(node));
+        args.len() - 1
+    }) as u32
+}
+
+fn matmul(layout: &Layout<'_>, id: NodeId) -> Result<NodeKernel, IrError> {
+    let node = layout.graph.node(id);
+    let ((a_base, a), (b_base, b)) = (operand(layout, node.inputs[0])?, operand(layout, node.inputs[1])?);
     let rank = node.shape.rank();
+    let (target, view) = layout.target(id);
+    let mut args = vec![NodeArg::Node(target)];
     let kernel = MatMulKernel {
         batch: node.shape[..rank - 2].into(),
         m: node.shape[rank - 2],
         n: node.shape[rank - 1],
         k: a.shape[rank - 1],
         dtype: node.dtype,
-        a: Operand { arg: 1, view: a },
-        b: Operand { arg: if a_base == b_base { 1 } else { 2 }, view: b },
+        a: Operand { arg: place(&mut args, a_base), view: a },
+        b: Operand { arg: place(&mut args, b_base), view: b },
         exprs: vec![ExprNode { expr: Expr::Product, dtype: node.dtype }],
-        stores: vec![Store { arg: 0, value: ExprId(0), view: View::contiguous(node.shape.clone()) }],
+        stores: vec![Store { arg: 0, value: ExprId(0), view }],
     };
-    let mut args = vec![Some(id), Some(a_base)];
-    args.extend((a_base != b_base).then_some(Some(b_base)));
-    Ok(NodeKernel { kernel: Kernel::MatMul(kernel), args, scratch_words: 0, ops: vec![node.op.name()] })
+    Ok(NodeKernel { kernel: Kernel::MatMul(kernel), args, ops: vec![node.op.name()] })
 }
 
 /// Builds the expressions of one kernel. A *path* lists the movements between a node and the kernel's iteration space, the
 /// outermost first; ids beyond the graph's stand for movements made up here.
 struct Builder<'g> {
+    layout: &'g Layout<'g>,
     graph: &'g Graph,
-    realized: &'g [bool],
-    args: Vec<Option<NodeId>>,
+    args: Vec<NodeArg>,
     exprs: Vec<ExprNode>,
     known: FxHashMap<ExprNode, ExprId>,
     memo: FxHashMap<(NodeId, Path), ExprId>,
@@ -171,11 +228,11 @@ type Path = SmallVec<[u32; 6]>;
 
 impl<'g> Builder<'g> {
     /// Argument 0 is the result, `out`.
-    fn new(graph: &'g Graph, realized: &'g [bool], out: NodeId) -> Self {
+    fn new(layout: &'g Layout<'g>, out: NodeId) -> Self {
         Builder {
-            graph,
-            realized,
-            args: vec![Some(out)],
+            layout,
+            graph: layout.graph,
+            args: vec![NodeArg::Node(out)],
             exprs: Vec::new(),
             known: FxHashMap::default(),
             memo: FxHashMap::default(),
@@ -189,7 +246,7 @@ impl<'g> Builder<'g> {
         if ops.is_empty() {
             ops.push("copy");
         }
-        NodeKernel { kernel: kernel(self.exprs), args: self.args, scratch_words: 0, ops }
+        NodeKernel { kernel: kernel(self.exprs), args: self.args, ops }
     }
 
     fn movement(&mut self, op: Op) -> u32 {
@@ -214,10 +271,10 @@ impl<'g> Builder<'g> {
     }
 
     fn arg(&mut self, node: NodeId) -> u32 {
-        let found = self.args.iter().skip(1).position(|a| *a == Some(node));
+        let found = self.args.iter().skip(1).position(|a| a.node() == Some(node));
         found.map_or_else(
             || {
-                self.args.push(Some(node));
+                self.args.push(NodeArg::Node(node));
                 self.args.len() as u32 - 1
             },
             |p| p as u32 + 1,
@@ -240,7 +297,7 @@ impl<'g> Builder<'g> {
 
     /// The value of a node: loaded where it is realized, else computed.
     fn expr(&mut self, id: NodeId, path: &[u32]) -> ExprId {
-        if !self.realized[id.index()] {
+        if !self.layout.realized[id.index()] {
             return self.node(id, path);
         }
         let node = self.graph.node(id);
@@ -288,8 +345,8 @@ impl<'g> Builder<'g> {
                 let rows = table_shape[0];
                 let ids_dtype = graph.node(ids).dtype;
                 let row_len = table_shape[1..].iter().product();
-                let table = self.arg(contiguous_base(graph, table));
-                let ids = self.arg(contiguous_base(graph, ids));
+                let table = self.arg(self.layout.contiguous_base(table));
+                let ids = self.arg(self.layout.contiguous_base(ids));
                 Expr::Gather { table, ids, ids_dtype, rows, row_len, map }
             }
             Op::Unary(op) => Expr::Unary(*op, self.expr(node.inputs[0], path)),

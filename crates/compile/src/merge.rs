@@ -1,14 +1,19 @@
-//! Elementwise kernels over one space become one kernel with several results.
+//! Kernels that share elements become one: maps over one space, reductions and the work around them as rows, elementwise work after
+//! a product as its epilogue.
 //!
 //! A kernel joins an earlier one if everything else that it reads was there before the earlier one ran. Values that pass
 //! between the two stay in registers; a result that nothing else reads is not stored at all.
 
 use rustc_hash::FxHashMap;
-use wgrad_ir::{
-    DeviceCaps, Expr, ExprId, ExprNode, IndexMap, Kernel, MapKernel, NodeId, Op, Shape, Store, View,
-};
+use wgrad_ir::{DeviceCaps, Kernel, NodeId};
 
-use crate::lower::NodeKernel;
+use crate::{Options, layout::Layout, lower::NodeKernel};
+
+mod body;
+mod compact;
+
+use body::{Body, Kind, Level, absorb, extents, join_reductions};
+pub use compact::drop_dead_stores;
 
 /// Kernels of more expressions than this do not grow further.
 const MAX_EXPRS: usize = 160;
@@ -16,236 +21,162 @@ const MAX_EXPRS: usize = 160;
 const MAX_ARGS: usize = 16;
 /// How far back to look for a kernel to join.
 const LOOK_BACK: usize = 64;
+/// Rows longer than this are left to reductions.
+const MAX_ROW: usize = 1 << 17;
 
 /// The merged kernels, in a valid order.
-pub fn merge(kernels: Vec<NodeKernel>, caps: &DeviceCaps) -> Vec<NodeKernel> {
-    let max_args = caps.max_bindings.saturating_sub(2).min(MAX_ARGS);
-    let mut out: Vec<NodeKernel> = Vec::with_capacity(kernels.len());
-    let mut writer: FxHashMap<NodeId, usize> = FxHashMap::default();
+pub fn merge(
+    kernels: Vec<NodeKernel>,
+    layout: &Layout<'_>,
+    caps: &DeviceCaps,
+    options: &Options,
+) -> Vec<NodeKernel> {
+    let mut m = Merger {
+        layout,
+        options,
+        max_args: caps.max_bindings.saturating_sub(2).min(MAX_ARGS),
+        out: Vec::with_capacity(kernels.len()),
+        writer: FxHashMap::default(),
+    };
     for kernel in kernels {
-        let place = joined(&out, &writer, &kernel, max_args);
-        let at = match place {
+        let written: Vec<NodeId> = kernel.written().collect();
+        let at = match m.joined(&kernel) {
             Some((at, merged)) => {
-                out[at] = merged;
+                m.out[at] = merged;
                 at
             }
             None => {
-                out.push(kernel.clone());
-                out.len() - 1
+                m.out.push(kernel);
+                m.out.len() - 1
             }
         };
-        for node in kernel.written() {
-            writer.insert(node, at);
+        for node in written {
+            m.writer.insert(node, at);
+            let (owner, _) = layout.owner(node);
+            let last = m.writer.entry(owner).or_insert(at);
+            *last = at.max(*last);
         }
     }
-    out
+    m.out
 }
 
-/// Drops stores of nodes that no other kernel reads and nobody wants.
-pub fn drop_dead_stores(kernels: &mut [NodeKernel], wanted: impl Fn(NodeId) -> bool) {
-    let mut readers: FxHashMap<NodeId, usize> = FxHashMap::default();
-    for kernel in kernels.iter() {
-        for node in kernel.read() {
-            *readers.entry(node).or_default() += 1;
-        }
-    }
-    for kernel in kernels {
-        let args = &kernel.args;
-        let Kernel::Map(map) = &mut kernel.kernel else { continue };
-        if map.stores.len() < 2 {
-            continue;
-        }
-        map.stores.retain(|s| args[s.arg as usize].is_none_or(|n| wanted(n) || readers.contains_key(&n)));
-        compact(kernel);
-    }
-}
-
-/// The earlier kernel to join, and the two as one.
-fn joined(
-    out: &[NodeKernel],
-    writer: &FxHashMap<NodeId, usize>,
-    kernel: &NodeKernel,
+struct Merger<'a> {
+    layout: &'a Layout<'a>,
+    options: &'a Options,
     max_args: usize,
-) -> Option<(usize, NodeKernel)> {
-    let Kernel::Map(map) = &kernel.kernel else { return None };
-    // Parts of a concatenation write one buffer from several kernels: leave them alone.
-    if map.stores.len() != 1 || !map.stores[0].view.is_contiguous() || map.space.elements() == 0 {
-        return None;
-    }
-    let elements = map.space.elements();
-    let mut reads: Vec<(usize, NodeId)> = kernel.read().filter_map(|n| Some((*writer.get(&n)?, n))).collect();
-    reads.sort_unstable();
-    // The latest kernel it depends on is the earliest it can join; joining an even later one is fine too.
-    let earliest = reads.last().map_or(0, |(at, _)| *at);
-    let first = earliest.max(out.len().saturating_sub(LOOK_BACK));
-    for (at, candidate) in out.iter().enumerate().skip(first) {
-        let Kernel::Map(host) = &candidate.kernel else { continue };
-        if host.space.elements() != elements || host.stores.iter().any(|s| !s.view.is_contiguous()) {
-            continue;
-        }
-        let shares = kernel.read().any(|n| candidate.args.contains(&Some(n)));
-        if !shares {
-            continue;
-        }
-        if let Some(merged) = join(candidate, host, kernel, map, max_args) {
-            return Some((at, merged));
-        }
-    }
-    None
+    out: Vec<NodeKernel>,
+    writer: FxHashMap<NodeId, usize>,
 }
 
-fn join(
-    a: &NodeKernel,
-    host: &MapKernel,
-    b: &NodeKernel,
-    guest: &MapKernel,
-    max_args: usize,
-) -> Option<NodeKernel> {
-    if host.exprs.len() + guest.exprs.len() > MAX_EXPRS {
-        return None;
+impl Merger<'_> {
+    /// The earlier kernel to join, and the two as one.
+    fn joined(&self, kernel: &NodeKernel) -> Option<(usize, NodeKernel)> {
+        let guest = Body::of(&kernel.kernel).filter(|b| b.kind != Kind::MatMul && b.space.elements() > 0)?;
+        if matches!(kernel.kernel, Kernel::Map(_)) && !self.options.merge {
+            return None;
+        }
+        // Everything it reads must be there before the host runs, or come from the host itself.
+        let after = |node: NodeId| self.writer.get(&node).copied();
+        let earliest = kernel.read().filter_map(after).max().unwrap_or(0);
+        let first = earliest.max(self.out.len().saturating_sub(LOOK_BACK));
+        for (at, host) in self.out.iter().enumerate().skip(first) {
+            let shares = kernel.read().any(|n| host.args.iter().any(|a| a.node() == Some(n)));
+            if !shares || self.collides(host, kernel) {
+                continue;
+            }
+            if let Some(merged) = self.join(host, kernel, &guest) {
+                return Some((at, merged));
+            }
+        }
+        None
     }
-    let mut args = a.args.clone();
-    let mut known: FxHashMap<ExprNode, ExprId> =
-        host.exprs.iter().enumerate().map(|(i, e)| (e.clone(), ExprId(i as u32))).collect();
-    let mut exprs = host.exprs.clone();
-    let mut ids: Vec<ExprId> = Vec::with_capacity(guest.exprs.len());
-    let place = |args: &mut Vec<Option<NodeId>>, arg: u32| -> u32 {
-        let node = b.args[arg as usize];
-        args.iter().position(|n| *n == node).unwrap_or_else(|| {
-            args.push(node);
-            args.len() - 1
-        }) as u32
-    };
-    for node in &guest.exprs {
-        let expr = match &node.expr {
-            Expr::Load { arg, map, fill } => {
-                let to = place(&mut args, *arg);
-                if let Some(store) = host.stores.iter().find(|s| s.arg == to) {
-                    // Written by the host: the value is at hand, if it is read where it was written.
-                    if !map.is_contiguous() {
-                        return None;
-                    }
-                    ids.push(store.value);
-                    continue;
-                }
-                Expr::Load { arg: to, map: over(map, &host.space)?, fill: *fill }
-            }
-            Expr::Gather { table, ids: id_arg, ids_dtype, rows, row_len, map } => {
-                let (table, id_arg) = (place(&mut args, *table), place(&mut args, *id_arg));
-                if host.stores.iter().any(|s| s.arg == table || s.arg == id_arg) {
-                    return None;
-                }
-                let map = over(map, &host.space)?;
-                Expr::Gather {
-                    table,
-                    ids: id_arg,
-                    ids_dtype: *ids_dtype,
-                    rows: *rows,
-                    row_len: *row_len,
-                    map,
-                }
-            }
-            Expr::Index { map } => Expr::Index { map: over(map, &host.space)? },
-            Expr::Random { stream, kind, map, key } => Expr::Random {
-                stream: *stream,
-                kind: *kind,
-                map: over(map, &host.space)?,
-                key: key.map(|k| ids[k.index()]),
-            },
-            Expr::Const(_) | Expr::Scalar(_) => node.expr.clone(),
-            Expr::Unary(op, x) => Expr::Unary(*op, ids[x.index()]),
-            Expr::Cast(x) => Expr::Cast(ids[x.index()]),
-            Expr::Binary(op, x, y) => Expr::Binary(*op, ids[x.index()], ids[y.index()]),
-            Expr::Compare(op, x, y) => Expr::Compare(*op, ids[x.index()], ids[y.index()]),
-            Expr::Select(c, x, y) => Expr::Select(ids[c.index()], ids[x.index()], ids[y.index()]),
-            Expr::Product => Expr::Product,
-            Expr::Row(op, x) => Expr::Row(*op, ids[x.index()]),
+
+    /// Whether one of the two writes a buffer of which the other reads another part.
+    fn collides(&self, host: &NodeKernel, guest: &NodeKernel) -> bool {
+        let clash = |written: NodeId, read: NodeId| {
+            written != read && self.layout.owner(written).0 == self.layout.owner(read).0
         };
-        let node = ExprNode { expr, dtype: node.dtype };
-        let id = *known.entry(node.clone()).or_insert_with(|| {
-            exprs.push(node);
-            ExprId(exprs.len() as u32 - 1)
-        });
-        ids.push(id);
+        // Two parts of one buffer are two bindings; a part and the whole would overlap.
+        let overlap = |a: NodeId, b: NodeId| {
+            let (x, y) = (self.layout.owner(a).0, self.layout.owner(b).0);
+            a != b && x == y && (a == x || b == x)
+        };
+        host.written().any(|w| guest.read().any(|r| clash(w, r)) || guest.written().any(|g| overlap(w, g)))
+            || guest.written().any(|w| host.read().any(|r| clash(w, r) || w == r))
     }
-    let mut stores = host.stores.clone();
-    for store in &guest.stores {
-        let arg = place(&mut args, store.arg);
-        stores.push(Store {
-            arg,
-            value: ids[store.value.index()],
-            view: View::contiguous(host.space.clone()),
-        });
-    }
-    if args.len() > max_args {
-        return None;
-    }
-    let kernel = Kernel::Map(MapKernel { space: host.space.clone(), exprs, stores });
-    let ops = a.ops.iter().chain(&b.ops).copied().collect();
-    Some(NodeKernel { kernel, args, scratch_words: 0, ops })
-}
 
-/// The same elements in the same order, over another shape of the space; `None` where strides cannot say it.
-fn over(map: &IndexMap, space: &Shape) -> Option<IndexMap> {
-    if map.outer().shape == *space {
-        return Some(map.clone());
+    fn join(&self, host: &NodeKernel, kernel: &NodeKernel, guest: &Body) -> Option<NodeKernel> {
+        if self.options.rows
+            && let Some(merged) = join_reductions(host, kernel)
+        {
+            return (merged.args.len() <= self.max_args).then_some(merged);
+        }
+        let body = Body::of(&host.kernel)?;
+        if body.exprs.len() + guest.exprs.len() > MAX_EXPRS {
+            return None;
+        }
+        let (elements, guest_elements) = (body.space.elements(), guest.space.elements());
+        let rows = |b: &Body| b.outer().elements();
+        let (body, level) = match (body.kind, guest.kind) {
+            (Kind::Map, Kind::Map) if elements == guest_elements => {
+                let in_order = |b: &Body| b.stores.iter().all(|s| s.view.is_contiguous());
+                // Parts of a concatenation write one buffer from several kernels: leave them alone.
+                (in_order(&body) && in_order(guest)).then_some((body, Level::Whole))?
+            }
+            (Kind::MatMul, Kind::Map) if self.options.epilogues && elements == guest_elements => {
+                let product = kernel.read().any(|n| host.written().any(|w| w == n));
+                product.then_some((body, Level::Whole))?
+            }
+            (Kind::Row(_), Kind::Map) if self.options.rows && elements == guest_elements => {
+                (body, Level::Whole)
+            }
+            (Kind::Row(_), Kind::Map) if self.options.rows && rows(&body) == guest_elements => {
+                (body, Level::PerRow)
+            }
+            (Kind::Row(x), Kind::Row(y))
+                if self.options.rows
+                    && extents(&body.space[..x]) == extents(&guest.space[..y])
+                    && extents(&body.space[x..]) == extents(&guest.space[y..]) =>
+            {
+                (body, Level::Whole)
+            }
+            (Kind::Map, Kind::Row(_)) if self.options.rows && elements == guest_elements => {
+                (body.reshaped(guest.kind, &guest.space)?, Level::Whole)
+            }
+            _ => return None,
+        };
+        if let Kind::Row(rank) = body.kind {
+            let (outer, inner): (usize, usize) =
+                (body.space[..rank].iter().product(), body.space[rank..].iter().product());
+            // One long row would keep one workgroup busy.
+            if inner > MAX_ROW || outer < 8 && inner > 4096 || !self.in_order(host, kernel, &body, guest) {
+                return None;
+            }
+        }
+        let (merged, args) = absorb(&body, &host.args, guest, &kernel.args, level)?;
+        if args.len() > self.max_args {
+            return None;
+        }
+        let ops = host.ops.iter().chain(&kernel.ops).copied().collect();
+        Some(NodeKernel { kernel: merged.into_kernel(&host.kernel), args, ops })
     }
-    let moved = map.apply(&Op::Reshape(space.clone()));
-    (moved.views().len() == map.views().len()).then_some(moved)
-}
 
-/// Drops expressions that no store needs, and arguments that no expression or store names.
-fn compact(kernel: &mut NodeKernel) {
-    let Kernel::Map(map) = &mut kernel.kernel else { return };
-    let mut live = vec![false; map.exprs.len()];
-    for store in &map.stores {
-        live[store.value.index()] = true;
-    }
-    for i in (0..map.exprs.len()).rev() {
-        if live[i] {
-            map.exprs[i].expr.operands().for_each(|o| live[o.index()] = true);
+    /// Whether rows of the two lie in the same order in memory: the guest reads a value of the host's, or both read one buffer
+    /// through the same addresses. Else a merged kernel would walk one of them across its rows.
+    fn in_order(&self, host: &NodeKernel, kernel: &NodeKernel, body: &Body, guest: &Body) -> bool {
+        if kernel.read().any(|n| host.written().any(|w| w == n)) {
+            return true;
         }
+        let loads = |b: &Body, args: &[crate::lower::NodeArg]| -> Vec<(NodeId, bool)> {
+            let load = |node: &wgrad_ir::ExprNode| match &node.expr {
+                wgrad_ir::Expr::Load { arg, map, .. } => {
+                    Some((args[*arg as usize].node()?, map.is_contiguous()))
+                }
+                _ => None,
+            };
+            b.exprs.iter().filter_map(load).collect()
+        };
+        let (a, b) = (loads(body, &host.args), loads(guest, &kernel.args));
+        a.iter().any(|x| x.1 && b.contains(x))
     }
-    let mut exprs = Vec::new();
-    let mut new_id: Vec<ExprId> = Vec::with_capacity(live.len());
-    let mut new_arg: FxHashMap<u32, u32> = FxHashMap::default();
-    let mut args = Vec::new();
-    let old_args = &kernel.args;
-    let mut arg_of = |arg: u32| {
-        *new_arg.entry(arg).or_insert_with(|| {
-            args.push(old_args[arg as usize]);
-            args.len() as u32 - 1
-        })
-    };
-    for store in &mut map.stores {
-        store.arg = arg_of(store.arg);
-    }
-    for (node, live) in map.exprs.iter().zip(&live) {
-        new_id.push(ExprId(exprs.len() as u32));
-        if !live {
-            continue;
-        }
-        let mut node = node.clone();
-        match &mut node.expr {
-            Expr::Load { arg, .. } => *arg = arg_of(*arg),
-            Expr::Gather { table, ids, .. } => {
-                *table = arg_of(*table);
-                *ids = arg_of(*ids);
-            }
-            Expr::Random { key, .. } => key.iter_mut().for_each(|k| *k = new_id[k.index()]),
-            Expr::Unary(_, a) | Expr::Cast(a) | Expr::Row(_, a) => *a = new_id[a.index()],
-            Expr::Binary(_, a, b) | Expr::Compare(_, a, b) => {
-                *a = new_id[a.index()];
-                *b = new_id[b.index()];
-            }
-            Expr::Select(c, a, b) => [c, a, b].into_iter().for_each(|x| *x = new_id[x.index()]),
-            Expr::Const(_) | Expr::Scalar(_) | Expr::Index { .. } | Expr::Product => {}
-        }
-        exprs.push(node);
-    }
-    for store in &mut map.stores {
-        store.value = new_id[store.value.index()];
-    }
-    map.exprs = exprs;
-    kernel.args = args;
 }

@@ -5,27 +5,30 @@
 
 use rustc_hash::FxHashMap;
 use wgrad_ir::{
-    Arg, BufferRef, BufferSpec, DType, DeviceCaps, Graph, NodeId, Op, OutputSource, OutputSpec, Program, Step,
+    Arg, BufferRef, BufferSpec, DType, DeviceCaps, Expr, Graph, Kernel, NodeId, Op, OutputSource, OutputSpec,
+    Program, Step,
 };
 
-use crate::{fuse::contiguous_base, lower::NodeKernel, lower::share, merge::drop_dead_stores};
+use crate::{
+    Options,
+    layout::Layout,
+    lower::{NodeArg, NodeKernel, share},
+    merge::drop_dead_stores,
+};
 
 /// The program: kernels, labels and buffers. `original` is the graph as traced, which says what the caller passes (inputs may
 /// have died since).
 pub fn plan(
     original: &Graph,
-    graph: &Graph,
+    layout: &Layout<'_>,
     mut kernels: Vec<NodeKernel>,
     caps: &DeviceCaps,
-    reuse: bool,
+    options: &Options,
 ) -> Program {
-    let spec = |id: NodeId| {
+    let graph = layout.graph;
+    let bytes_of = |id: NodeId| {
         let node = graph.node(id);
-        BufferSpec {
-            shape: node.shape.clone(),
-            dtype: node.dtype,
-            bytes: (node.shape.elements() * caps.storage_bytes(node.dtype)) as u64,
-        }
+        (node.shape.elements() * caps.storage_bytes(node.dtype)) as u64
     };
     let mut program = interface(original, caps);
     let mut place: FxHashMap<NodeId, BufferRef> = FxHashMap::default();
@@ -34,71 +37,169 @@ pub fn plan(
             place.insert(id, BufferRef::Input(index));
         }
     }
-    for o in graph.outputs() {
-        let base = contiguous_base(graph, *o);
+    let wanted: Vec<NodeId> = graph.outputs().iter().map(|&o| layout.contiguous_base(o)).collect();
+    let part = |n: NodeId| layout.parts[n.index()].is_some();
+    drop_dead_stores(&mut kernels, |n| part(n) || wanted.contains(&n));
+    if options.in_place {
+        for &input in original.donated() {
+            if let Some(node) = update_in_place(layout, &mut kernels, &wanted, &place, input) {
+                place.insert(node, BufferRef::Input(input));
+                program.updates.push(input);
+            }
+        }
+        program.updates.sort_unstable();
+    }
+    for (&o, &base) in graph.outputs().iter().zip(&wanted) {
         let source = match place.get(&base) {
             Some(BufferRef::Input(i)) => OutputSource::Input(*i),
             Some(BufferRef::Output(i)) => OutputSource::Result(*i),
             _ => {
-                let index = program.results.len() as u32;
-                program.results.push(spec(base));
+                let (index, node) = (program.results.len() as u32, graph.node(base));
+                let spec = BufferSpec { shape: node.shape.clone(), dtype: node.dtype, bytes: bytes_of(base) };
+                program.results.push(spec);
                 place.insert(base, BufferRef::Output(index));
                 OutputSource::Result(index)
             }
         };
-        let node = graph.node(*o);
+        let node = graph.node(o);
         program.outputs.push(OutputSpec { source, shape: node.shape.clone(), dtype: node.dtype });
     }
-    drop_dead_stores(&mut kernels, |n| place.contains_key(&n));
 
     let mut last_use: FxHashMap<NodeId, usize> = FxHashMap::default();
     for (step, kernel) in kernels.iter().enumerate() {
-        for node in kernel.args.iter().flatten() {
-            last_use.insert(*node, step);
+        for node in kernel.args.iter().filter_map(|a| a.node()) {
+            last_use.insert(layout.owner(node).0, step);
         }
     }
-    let mut pool = Pool { temps: Vec::new(), free: Vec::new(), reuse };
-    let mut steps: Vec<(Vec<BufferRef>, String)> = Vec::with_capacity(kernels.len());
+    let mut pool = Pool { temps: Vec::new(), free: Vec::new(), reuse: options.reuse_memory };
+    let mut steps: Vec<(Vec<Arg>, String)> = Vec::with_capacity(kernels.len());
     for (step, kernel) in kernels.iter().enumerate() {
-        let mut scratch = None;
+        let mut scratch = Vec::new();
         let mut args = Vec::with_capacity(kernel.args.len());
         for arg in &kernel.args {
-            args.push(match arg {
-                Some(node) => {
-                    *place.entry(*node).or_insert_with(|| BufferRef::Temp(pool.take(spec(*node).bytes)))
+            args.push(match *arg {
+                NodeArg::Node(node) => {
+                    let (owner, offset) = layout.owner(node);
+                    let buffer =
+                        *place.entry(owner).or_insert_with(|| BufferRef::Temp(pool.take(bytes_of(owner))));
+                    let offset = (offset * caps.storage_bytes(graph.node(node).dtype)) as u64;
+                    Arg { buffer, offset, bytes: bytes_of(node) }
                 }
-                None => {
-                    let temp = pool.take((kernel.scratch_words * DType::U32.host_bytes()) as u64);
-                    scratch = Some(temp);
-                    BufferRef::Temp(temp)
+                NodeArg::Scratch(words) => {
+                    let bytes = (words * DType::U32.host_bytes()) as u64;
+                    let temp = pool.take(bytes);
+                    scratch.push(temp);
+                    Arg { buffer: BufferRef::Temp(temp), offset: 0, bytes }
                 }
             });
         }
-        for (n, node) in kernel.args.iter().enumerate() {
-            let Some(node) = node else { continue };
-            let first = !kernel.args[..n].contains(&Some(*node));
-            if let (true, Some(BufferRef::Temp(temp))) = (first && last_use[node] == step, place.get(node)) {
-                pool.free.push(*temp);
+        let mut freed = Vec::new();
+        for node in kernel.args.iter().filter_map(|a| a.node()) {
+            let (owner, _) = layout.owner(node);
+            if let (true, Some(BufferRef::Temp(temp))) = (last_use[&owner] == step, place.get(&owner))
+                && !freed.contains(temp)
+            {
+                freed.push(*temp);
             }
         }
+        pool.free.extend(freed);
         pool.free.extend(scratch);
         steps.push((args, kernel.label()));
     }
     program.temps = pool.temps;
     let shared = share(kernels.into_iter().map(|k| k.kernel));
-    let bytes: Vec<Vec<Arg>> = steps
-        .iter()
-        .map(|(args, _)| {
-            args.iter().map(|&buffer| Arg { buffer, offset: 0, bytes: program.bytes(buffer) }).collect()
-        })
-        .collect();
-    program.steps = shared
-        .into_iter()
-        .zip(steps)
-        .zip(bytes)
-        .map(|((kernel, (_, label)), args)| Step { kernel, args, label })
-        .collect();
+    program.steps =
+        shared.into_iter().zip(steps).map(|(kernel, (args, label))| Step { kernel, args, label }).collect();
     program
+}
+
+/// Realized parts of buffers that must move out, because a kernel would read one part while it writes another, or bind a part and
+/// the whole.
+pub fn conflicts(layout: &Layout<'_>, kernels: &[NodeKernel]) -> Vec<NodeId> {
+    let mut found: Vec<NodeId> = Vec::new();
+    for kernel in kernels {
+        let written: Vec<NodeId> = kernel.written().collect();
+        let others: Vec<NodeId> = kernel.read().chain(written.iter().copied()).collect();
+        for &w in &written {
+            let (owner, _) = layout.owner(w);
+            for &other in &others {
+                let both_written = written.contains(&other);
+                let same = other != w && layout.owner(other).0 == owner;
+                if !same || both_written && w != owner && other != owner {
+                    continue;
+                }
+                let scattered = layout.graph.ids().filter(|n| {
+                    layout.scattered[n.index()].as_ref().is_some_and(|(o, _)| layout.owner(*o).0 == owner)
+                });
+                let movable = [w, other].into_iter().filter(|n| layout.parts[n.index()].is_some());
+                let is_slice = |n: &NodeId| matches!(layout.graph.node(*n).op, Op::Slice { .. });
+                found.extend(movable.chain(scattered).filter(|n| !is_slice(n)));
+            }
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Lets the last kernel that reads a donated input write a wanted node into its memory, if it stores each element where it read
+/// the input's; gives that node.
+fn update_in_place(
+    layout: &Layout<'_>,
+    kernels: &mut [NodeKernel],
+    wanted: &[NodeId],
+    place: &FxHashMap<NodeId, BufferRef>,
+    input: u32,
+) -> Option<NodeId> {
+    let graph = layout.graph;
+    let id =
+        graph.ids().find(|&id| matches!(graph.node(id).op, Op::Input { index, .. } if index == input))?;
+    if wanted.contains(&id) {
+        return None;
+    }
+    let touches = |k: &NodeKernel| k.args.iter().filter_map(|a| a.node()).any(|n| layout.owner(n).0 == id);
+    let last = kernels.iter().rposition(touches)?;
+    let NodeKernel { kernel: Kernel::Map(map), args, .. } = &mut kernels[last] else { return None };
+    let of_input: Vec<usize> =
+        (0..args.len()).filter(|&a| args[a].node().is_some_and(|n| layout.owner(n).0 == id)).collect();
+    let &[from] = of_input.as_slice() else { return None };
+    if args[from].node() != Some(id) {
+        return None;
+    }
+    let store = map.stores.iter().find(|store| {
+        let Some(node) = args[store.arg as usize].node() else { return false };
+        let fits = wanted.contains(&node)
+            && !place.contains_key(&node)
+            && graph.node(node).dtype == graph.node(id).dtype
+            && graph.node(node).shape.elements() == graph.node(id).shape.elements();
+        fits && map.stores.iter().filter(|s| s.arg == store.arg).count() == 1
+            && map.exprs.iter().all(|e| match &e.expr {
+                Expr::Load { arg, map, .. } if *arg as usize == from => map.single() == Some(&store.view),
+                Expr::Gather { table, ids, .. } => ![*table, *ids].contains(&(from as u32)),
+                _ => true,
+            })
+    })?;
+    let (to, node) = (store.arg, args[store.arg as usize].node()?);
+    // The two arguments become one.
+    let renumber = |arg: u32| {
+        let arg = if arg as usize == from { to } else { arg };
+        if arg as usize > from { arg - 1 } else { arg }
+    };
+    for e in &mut map.exprs {
+        match &mut e.expr {
+            Expr::Load { arg, .. } => *arg = renumber(*arg),
+            Expr::Gather { table, ids, .. } => {
+                *table = renumber(*table);
+                *ids = renumber(*ids);
+            }
+            _ => {}
+        }
+    }
+    for store in &mut map.stores {
+        store.arg = renumber(store.arg);
+    }
+    args.remove(from);
+    Some(node)
 }
 
 /// What the caller passes, as the traced graph says.

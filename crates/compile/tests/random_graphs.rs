@@ -157,17 +157,20 @@ proptest! {
         dims in prop::collection::vec(1usize..5, 1..4),
         choices in prop::collection::vec((any::<u8>(), any::<usize>(), any::<usize>(), [0usize..9, 0usize..9, 0usize..9]), 1..24),
         wanted in prop::collection::vec(any::<usize>(), 0..3),
-        passes in any::<[bool; 4]>(),
+        passes in any::<u8>(),
+        donate in any::<bool>(),
         gpu in any::<bool>(),
     ) {
-        let g = build(&dims, &choices, &wanted);
+        let mut g = build(&dims, &choices, &wanted);
+        if donate {
+            g.set_donated(vec![0, 1]);
+        }
         let numbers = |n: usize, salt: f64| -> Vec<f64> { (0..n).map(|i| ((i as f64 + salt) * 0.7).sin()).collect() };
         let inputs = [numbers(dims.iter().product(), 0.3), numbers(dims[dims.len() - 1], 5.0)];
         let scalars = [0.625, 77.0];
         let want = run_graph(&g, &inputs, &scalars);
-        let [simplify, fuse, merge, reuse_memory] = passes;
         let caps = if gpu { gpu_like() } else { DeviceCaps::cpu() };
-        for options in [Options::default(), Options { simplify, fuse, merge, reuse_memory }] {
+        for options in [Options::default(), Options::from_bits(passes)] {
             let program = compile(&g, &caps, &options).unwrap();
             for step in &program.steps {
                 prop_assert!(step.args.len() <= caps.max_bindings.saturating_sub(1), "{}", program);

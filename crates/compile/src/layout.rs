@@ -1,0 +1,190 @@
+//! Where nodes lie in memory: in a buffer of their own, in a part of another's, or nowhere.
+//!
+//! An aligned contiguous `Slice` of an input is a range of the input's buffer, and the operands of a `Concat` may be written
+//! where the `Concat` wants them. So parameters and gradients in flat arenas cost no copies.
+
+use smallvec::SmallVec;
+use wgrad_ir::{Arg, DType, Graph, IndexMap, NodeId, Op, View};
+
+/// A node that is a range of another's buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Whose buffer.
+    pub owner: NodeId,
+    /// First element.
+    pub offset: usize,
+}
+
+/// Where the nodes of a graph lie.
+#[derive(Clone, Debug)]
+pub struct Layout<'g> {
+    /// The graph.
+    pub graph: &'g Graph,
+    /// For each node whether a kernel (or the caller) gives it memory.
+    pub realized: Vec<bool>,
+    /// Realized nodes that are ranges of other nodes' buffers.
+    pub parts: Vec<Option<Part>>,
+    /// Realized nodes that are written through a view into another's buffer, and read by nobody else.
+    pub scattered: Vec<Option<(NodeId, View)>>,
+}
+
+impl<'g> Layout<'g> {
+    /// Nothing is realized but inputs and, unless `in_place` is off, their aligned contiguous slices.
+    pub fn new(graph: &'g Graph, in_place: bool) -> Self {
+        let count = graph.nodes().len();
+        let mut layout = Layout {
+            graph,
+            realized: vec![false; count],
+            parts: vec![None; count],
+            scattered: vec![None; count],
+        };
+        for id in graph.ids() {
+            let node = graph.node(id);
+            match &node.op {
+                Op::Input { .. } => layout.realized[id.index()] = true,
+                Op::Slice { .. } if in_place && !is_wanted(graph, id) => {
+                    let base = layout.contiguous_base(node.inputs[0]);
+                    let part = layout.parts[base.index()].unwrap_or(Part { owner: base, offset: 0 });
+                    let view = View::contiguous(graph.node(node.inputs[0]).shape.clone()).apply(&node.op);
+                    if let (true, Some(offset)) =
+                        (layout.realized[base.index()], view.and_then(|v| range(&v)))
+                    {
+                        let offset = part.offset + offset;
+                        if aligned(node.dtype, offset) {
+                            layout.realized[id.index()] = true;
+                            layout.parts[id.index()] = Some(Part { owner: part.owner, offset });
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        layout
+    }
+
+    /// The node whose buffer, in order, is `id`'s: reshapes do not move elements.
+    pub fn contiguous_base(&self, mut id: NodeId) -> NodeId {
+        while let Op::Reshape(_) = self.graph.node(id).op {
+            id = self.graph.node(id).inputs[0];
+        }
+        id
+    }
+
+    /// The first node below movements, and where `id`'s elements lie in it.
+    pub fn movement_base(&self, id: NodeId) -> (NodeId, IndexMap) {
+        let mut path: SmallVec<[NodeId; 8]> = SmallVec::new();
+        let mut base = id;
+        while self.graph.node(base).op.is_movement() && self.parts[base.index()].is_none() {
+            path.push(base);
+            base = self.graph.node(base).inputs[0];
+        }
+        let mut map = IndexMap::contiguous(self.graph.node(base).shape.clone());
+        for step in path.iter().rev() {
+            map = map.apply(&self.graph.node(*step).op);
+        }
+        (base, map)
+    }
+
+    /// The node that a contraction or attention reads `id` from, and the strided view it reads it through.
+    pub fn operand(&self, id: NodeId) -> (NodeId, IndexMap) {
+        let (base, map) = self.movement_base(id);
+        if map.single().is_some() && !map.is_masked() {
+            return (base, map);
+        }
+        // A reshape that strides cannot express: read from a copy made just before it, where strides suffice.
+        let base = self.contiguous_base(id);
+        (base, IndexMap::contiguous(self.graph.node(id).shape.clone()))
+    }
+
+    /// The node whose buffer holds `id`, and its first element there.
+    pub fn owner(&self, id: NodeId) -> (NodeId, usize) {
+        match (&self.parts[id.index()], &self.scattered[id.index()]) {
+            (Some(part), _) => {
+                // A part's owner may itself be a part of a larger one.
+                let (owner, offset) = self.owner(part.owner);
+                (owner, offset + part.offset)
+            }
+            (None, Some((owner, _))) => self.owner(*owner),
+            (None, None) => (id, 0),
+        }
+    }
+
+    /// Where a kernel stores the node `id`: the argument that stands for its buffer, and the view into it.
+    pub fn target(&self, id: NodeId) -> (NodeId, View) {
+        match &self.scattered[id.index()] {
+            Some((owner, view)) => (*owner, view.clone()),
+            None => (id, View::contiguous(self.graph.node(id).shape.clone())),
+        }
+    }
+
+    /// Lets the operands of realized `Concat`s be written in place, where nothing else claims them; `blocked` ones are copied.
+    pub fn place_concats(&mut self, uses: &[u32], blocked: &[NodeId]) {
+        let graph = self.graph;
+        for id in graph.ids() {
+            let node = graph.node(id);
+            let Op::Concat { axis } = node.op else { continue };
+            if !self.realized[id.index()] || node.dtype == DType::Bool {
+                continue;
+            }
+            let mut at = 0;
+            for &operand in &node.inputs {
+                let shape = graph.node(operand).shape.clone();
+                let ranges = node.shape.iter().enumerate();
+                let ranges =
+                    ranges.map(|(d, &n)| if d == axis { (at, shape[axis], 1) } else { (0, n, 1) }).collect();
+                at += shape[axis];
+                let part = self.contiguous_base(operand);
+                let claimed = self.parts[part.index()].is_some()
+                    || self.scattered[part.index()].is_some()
+                    || is_wanted(graph, part)
+                    || blocked.contains(&part)
+                    || !self.realized[part.index()]
+                    || matches!(graph.node(part).op, Op::Input { .. })
+                    || shape.elements() == 0;
+                if claimed {
+                    continue;
+                }
+                let view = View::contiguous(node.shape.clone()).apply(&Op::Slice { ranges });
+                let Some(view) = view.and_then(|v| v.apply(&Op::Reshape(graph.node(part).shape.clone())))
+                else {
+                    continue;
+                };
+                match range(&view) {
+                    Some(offset) if aligned(node.dtype, offset) => {
+                        self.parts[part.index()] = Some(Part { owner: id, offset });
+                    }
+                    _ if uses[part.index()] == 1 && stores_through_views(&graph.node(part).op) => {
+                        self.scattered[part.index()] = Some((id, view));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Whether the caller gets the node's buffer.
+pub fn is_wanted(graph: &Graph, id: NodeId) -> bool {
+    graph.outputs().iter().any(|&o| {
+        let mut base = o;
+        while base != id && matches!(graph.node(base).op, Op::Reshape(_)) {
+            base = graph.node(base).inputs[0];
+        }
+        base == id
+    })
+}
+
+/// Whether the kernel of an operation can store its result anywhere in a larger buffer.
+fn stores_through_views(op: &Op) -> bool {
+    op.is_elementwise() || matches!(op, Op::Dot | Op::Call { .. })
+}
+
+/// The first element, if the view is a range of a buffer in order.
+fn range(view: &View) -> Option<usize> {
+    let start = View { offset: 0, ..view.clone() };
+    (start.is_contiguous() && view.offset >= 0).then_some(view.offset as usize)
+}
+
+fn aligned(dtype: DType, offset: usize) -> bool {
+    dtype != DType::Bool && (offset * dtype.host_bytes()).is_multiple_of(Arg::ALIGNMENT as usize)
+}
