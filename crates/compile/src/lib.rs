@@ -4,7 +4,8 @@
 //! Passes, in order, each leaving something that `wgrad_ir` can verify and print:
 //! 0. [`inline`](mod@inline): functions without a kernel become their bodies;
 //! 1. [`simplify`](mod@simplify): fold constants, collapse movements, merge equal nodes, drop dead ones;
-//! 2. [`split`](mod@split): long reductions in two passes, on devices that run many invocations at once;
+//!    [`concat`](mod@concat): sums of padded pieces become concatenations;
+//! 2. [`split`](mod@split): reductions in two passes, where rows or many invocations gain from it;
 //! 3. [`fuse`](mod@fuse): decide which nodes get memory of their own; all others are computed inside of kernels;
 //! 4. [`lower`](mod@lower): one kernel per such node, views folded into index arithmetic;
 //! 5. [`merge`](mod@merge): maps over one space, reductions with the work around them, products with the work after them;
@@ -27,6 +28,7 @@
 use thiserror::Error;
 use wgrad_ir::{DType, DeviceCaps, Graph, IrError, NodeId, Program, verify_graph, verify_program};
 
+pub mod concat;
 pub mod fuse;
 pub mod inline;
 pub mod layout;
@@ -131,6 +133,8 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
     debug_verify(&inlined)?;
     let simple = simplify::simplify(&inlined, options.simplify)?;
     let simple = simplify::drop_barriers(&simple)?;
+    let simple = if options.simplify { concat::concat_pieces(&simple)? } else { simple };
+    let simple = simplify::prune(&simple)?;
     debug_verify(&simple)?;
     let split = split::split_reductions(&simple, caps)?;
     debug_verify(&split)?;

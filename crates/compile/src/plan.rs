@@ -159,6 +159,10 @@ fn update_in_place(
     }
     let touches = |k: &NodeKernel| k.args.iter().filter_map(|a| a.node()).any(|n| layout.owner(n).0 == id);
     let last = kernels.iter().rposition(touches)?;
+    // A node that several kernels write (a concatenation) is begun while the input may still be read.
+    let writers =
+        |node: NodeId| kernels.iter().filter(|k| k.written().any(|w| layout.owner(w).0 == node)).count();
+    let once: Vec<NodeId> = kernels[last].written().filter(|&w| writers(w) == 1).collect();
     let NodeKernel { kernel: Kernel::Map(map), args, .. } = &mut kernels[last] else { return None };
     let of_input: Vec<usize> =
         (0..args.len()).filter(|&a| args[a].node().is_some_and(|n| layout.owner(n).0 == id)).collect();
@@ -169,6 +173,9 @@ fn update_in_place(
     let store = map.stores.iter().find(|store| {
         let Some(node) = args[store.arg as usize].node() else { return false };
         let fits = wanted.contains(&node)
+            && once.contains(&node)
+            && store.view.is_contiguous()
+            && store.view.shape.elements() == graph.node(node).shape.elements()
             && !place.contains_key(&node)
             && graph.node(node).dtype == graph.node(id).dtype
             && graph.node(node).shape.elements() == graph.node(id).shape.elements();

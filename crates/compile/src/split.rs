@@ -1,4 +1,7 @@
-//! Long reductions in two passes.
+//! Reductions in two passes.
+//!
+//! A sum over several axes of something that was made along the last one (the loss of a softmax) is taken along that axis first,
+//! so that the kernel of the rows takes it too.
 //!
 //! A GPU gives each result of a reduction one invocation or one workgroup; where few results combine many elements, most of
 //! it would idle. Summing chunks first and then the chunks' sums keeps it busy, and the order fixed.
@@ -8,22 +11,30 @@ use wgrad_ir::{DeviceCaps, Graph, IrError, Node, NodeId, Op, Shape};
 
 /// Fewer results than this do not fill a GPU.
 const FEW_RESULTS: usize = 4096;
+/// As many rows as this are not split.
+const ENOUGH_ROWS: usize = 64;
 /// Shorter reductions are not worth a second kernel.
 const LONG: usize = 4096;
 
-/// The graph with long reductions along leading or trailing axes split, for devices with workgroups.
+/// The graph with reductions of rows taken row by row, and, for devices with workgroups, long ones split.
 ///
 /// # Errors
 /// A rewrite broke the graph, which is a defect.
 pub fn split_reductions(graph: &Graph, caps: &DeviceCaps) -> Result<Graph, IrError> {
-    if caps.max_workgroup_invocations <= 1 || !graph.nodes().iter().any(|n| chunks(graph, n).is_some()) {
+    let chunks = |node: &Node| if caps.max_workgroup_invocations <= 1 { None } else { chunks(graph, node) };
+    if !graph.nodes().iter().any(|n| chunks(n).is_some() || by_rows(graph, n)) {
         return Ok(graph.clone());
     }
     let mut out = Graph::new();
     let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes().len());
     for node in graph.nodes() {
         let inputs: SmallVec<[NodeId; 3]> = node.inputs.iter().map(|i| map[i.index()]).collect();
-        let id = match (chunks(graph, node), &node.op) {
+        let id = match (chunks(node), &node.op) {
+            (_, Op::Reduce { op, axes }) if by_rows(graph, node) => {
+                let (leading, last) = axes.split_at(axes.len() - 1);
+                let row = out.push(Op::Reduce { op: *op, axes: SmallVec::from_slice(last) }, &inputs)?;
+                out.push(Op::Reduce { op: *op, axes: SmallVec::from_slice(leading) }, &[row])?
+            }
             (Some(count), Op::Reduce { op, axes }) => {
                 let from = &graph.node(node.inputs[0]).shape;
                 // [.., reduced.., ..] as [before, count, rest, after]: one of before and after is 1.
@@ -46,6 +57,35 @@ pub fn split_reductions(graph: &Graph, caps: &DeviceCaps) -> Result<Graph, IrErr
     Ok(out)
 }
 
+/// How far to look for a reduction along the same axis.
+const REACH: usize = 64;
+
+/// Whether a reduction over the last axis and others combines what reductions along the last axis entered.
+fn by_rows(graph: &Graph, node: &Node) -> bool {
+    let Op::Reduce { axes, .. } = &node.op else { return false };
+    let operand = node.inputs[0];
+    let shape = &graph.node(operand).shape;
+    if axes.len() < 2 || axes.last() != Some(&(shape.rank() - 1)) {
+        return false;
+    }
+    let mut open = vec![operand];
+    for _ in 0..REACH {
+        let Some(id) = open.pop() else { return false };
+        let node = graph.node(id);
+        match &node.op {
+            Op::Reduce { axes, .. } => {
+                let from = &graph.node(node.inputs[0]).shape;
+                if axes.as_slice() == [shape.rank() - 1] && from == shape {
+                    return true;
+                }
+            }
+            op if op.is_elementwise() || op.is_movement() => open.extend(node.inputs.iter()),
+            _ => {}
+        }
+    }
+    false
+}
+
 /// Into how many chunks to split a reduction, if at all: a divisor of its length near the square root.
 fn chunks(graph: &Graph, node: &Node) -> Option<usize> {
     let Op::Reduce { axes, .. } = &node.op else { return None };
@@ -53,7 +93,9 @@ fn chunks(graph: &Graph, node: &Node) -> Option<usize> {
     let adjacent = axes.windows(2).all(|w| w[1] == w[0] + 1);
     let long: usize = axes.iter().map(|&a| from[a]).product();
     let results = node.shape.elements();
-    if !adjacent || results >= FEW_RESULTS || long < LONG || results == 0 {
+    // Rows have a workgroup each, which keeps a device busy.
+    let rows = axes.last() == Some(&(from.rank() - 1)) && results >= ENOUGH_ROWS;
+    if rows || !adjacent || results >= FEW_RESULTS || long < LONG || results == 0 {
         return None;
     }
     let root = (long as f64).sqrt() as usize;

@@ -1,11 +1,14 @@
 //! Compiled programs compute what their graphs say, whichever passes run: random graphs against the reference interpreters.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use smallvec::SmallVec;
 use wgrad_compile::{Options, compile};
 use wgrad_ir::reference::{Rounding, run_graph, run_program};
 use wgrad_ir::{
-    BinaryOp, CompareOp, DType, DeviceCaps, Graph, Literal, NodeId, Op, RandomKind, ReduceOp, Shape, UnaryOp,
+    BinaryOp, CompareOp, DType, DeviceCaps, Function, Graph, Literal, NodeId, Op, RandomKind, ReduceOp,
+    Shape, UnaryOp,
 };
 
 /// One random decision: which operation, on which operands, with which numbers.
@@ -26,13 +29,23 @@ fn matched(g: &mut Graph, a: NodeId, b: NodeId) -> NodeId {
     g.push(Op::Expand(sa), &[b]).unwrap()
 }
 
+/// `x -> (x cos x, cos x)` as a function.
+fn swish(shape: &Shape) -> Function {
+    let mut body = Graph::new();
+    let x = body.push(Op::Input { index: 0, shape: shape.clone(), dtype: DType::F32 }, &[]).unwrap();
+    let c = body.push(Op::Unary(UnaryOp::Cos), &[x]).unwrap();
+    let y = body.push(Op::Binary(BinaryOp::Mul), &[x, c]).unwrap();
+    body.set_outputs(vec![y, c]);
+    Function { name: "swish".into(), body, public: 2, gradient: None, kernel: None, recompute: false }
+}
+
 fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<NodeId> {
     let x = nodes[a % nodes.len()];
     let other = nodes[b % nodes.len()];
     let (shape, dtype) = (g.node(x).shape.clone(), g.node(x).dtype);
     let rank = shape.rank();
     let float = dtype == DType::F32;
-    let op = match kind % 19 {
+    let op = match kind % 23 {
         0 | 1 if float => {
             let smooth =
                 [UnaryOp::Neg, UnaryOp::Abs, UnaryOp::Tanh, UnaryOp::Sin, UnaryOp::Cos, UnaryOp::Floor];
@@ -106,6 +119,44 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
                 return None;
             }
             return g.push(Op::Concat { axis: r[0] % rank }, &[x, y]).ok();
+        }
+        // The gradient of slices: pieces that tile an axis, padded and added up.
+        19 if float && rank > 0 && shape[rank - 1] > 1 => {
+            let (axis, cut) = (rank - 1, 1 + r[0] % (shape[rank - 1] - 1));
+            let mut piece = |start: usize, len: usize| {
+                let ranges = shape
+                    .iter()
+                    .enumerate()
+                    .map(|(d, &n)| if d == axis { (start, len, 1) } else { (0, n, 1) });
+                let slice = g.push(Op::Slice { ranges: ranges.collect() }, &[x]).unwrap();
+                let piece = g.push(Op::Unary(UnaryOp::Sin), &[slice]).unwrap();
+                let piece = if r[1] % 2 == 0 {
+                    piece
+                } else {
+                    g.push(Op::Reshape(g.node(piece).shape.clone()), &[piece]).unwrap()
+                };
+                let end = shape[axis] - start - len;
+                let widths = (0..rank).map(|d| if d == axis { (start, end) } else { (0, 0) }).collect();
+                g.push(Op::Pad { widths, fill: Literal::zero(dtype) }, &[piece]).unwrap()
+            };
+            let (low, high) = (piece(0, cut), piece(cut, shape[axis] - cut));
+            return g.push(Op::Binary(BinaryOp::Add), &[high, low]).ok();
+        }
+        20 => Op::Barrier,
+        21 if float => {
+            let function = Arc::new(swish(&shape));
+            return g.push(Op::Call { function, output: (r[0] % 2) as u32 }, &[x]).ok();
+        }
+        // A norm along the last axis: rows.
+        22 if float && rank > 0 && shape.elements() > 0 => {
+            let axes: SmallVec<[usize; 6]> = SmallVec::from_slice(&[rank - 1]);
+            let sum = g.push(Op::Reduce { op: ReduceOp::Sum, axes: axes.clone() }, &[x]).unwrap();
+            let sum = g.push(Op::Expand(shape.clone()), &[sum]).unwrap();
+            let centred = g.push(Op::Binary(BinaryOp::Sub), &[x, sum]).unwrap();
+            let top = g.push(Op::Reduce { op: ReduceOp::Max, axes }, &[centred]).unwrap();
+            let top = g.push(Op::Unary(UnaryOp::Tanh), &[top]).unwrap();
+            let top = g.push(Op::Expand(shape), &[top]).unwrap();
+            return g.push(Op::Binary(BinaryOp::Mul), &[centred, top]).ok();
         }
         _ => return None,
     };
