@@ -13,7 +13,7 @@ pub(crate) struct Bindings {
 }
 
 impl Bindings {
-    /// The variable of a step's argument, bound as an array of `element`.
+    /// The variable of a step's argument, bound as an array of `element`: for reading and writing if any use of it writes.
     pub(crate) fn arg(&mut self, arg: u32, element: &str, writable: bool) -> Result<String, KernelError> {
         self.bind(Resource::Arg(arg), format!("array<{element}>"), writable)?;
         Ok(format!("b{arg}"))
@@ -32,9 +32,9 @@ impl Bindings {
     }
 
     fn bind(&mut self, resource: Resource, ty: String, writable: bool) -> Result<(), KernelError> {
-        match self.list.iter().find(|(b, _)| b.resource == resource) {
+        match self.list.iter_mut().find(|(b, _)| b.resource == resource) {
             None => self.list.push((Binding { resource, writable }, ty)),
-            Some((b, known)) if *known == ty && b.writable == writable => {}
+            Some((b, known)) if *known == ty => b.writable |= writable,
             Some((b, known)) => {
                 return Err(KernelError::Inconsistent(format!(
                     "{:?} is used as {known} and as {ty}",

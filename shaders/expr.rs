@@ -20,8 +20,6 @@ pub(crate) struct Emitter<'k> {
     pub(crate) exprs: &'k [ExprNode],
     pub(crate) bindings: Bindings,
     pub(crate) library: Library,
-    /// Buffers bound as `vec4`, whose loads are all given as parameters.
-    pub(crate) wide: Vec<u32>,
 }
 
 /// The coordinates that expressions are evaluated at.
@@ -32,7 +30,7 @@ pub(crate) struct At<'a> {
 
 impl<'k> Emitter<'k> {
     pub(crate) fn new(what: &'static str, exprs: &'k [ExprNode]) -> Self {
-        Emitter { what, exprs, bindings: Bindings::default(), library: Library::default(), wide: Vec::new() }
+        Emitter { what, exprs, bindings: Bindings::default(), library: Library::default() }
     }
 
     /// Which expressions the wanted ones depend on.
@@ -186,9 +184,14 @@ impl<'k> Emitter<'k> {
                 let from = of(*a);
                 self.cast(from, dtype, &format!("v{}", a.0))
             }
-            // These have an address, and were handled by the caller.
-            Expr::Load { .. } | Expr::Index { .. } | Expr::Random { .. } | Expr::Gather { .. } => {
-                return Err(KernelError::Inconsistent("an addressed value has no plain form".into()));
+            Expr::Product => "product".into(),
+            // These have an address or span a row, and were handled by the caller.
+            Expr::Row(..)
+            | Expr::Load { .. }
+            | Expr::Index { .. }
+            | Expr::Random { .. }
+            | Expr::Gather { .. } => {
+                return Err(KernelError::Inconsistent("this value has no plain form here".into()));
             }
         })
     }

@@ -36,8 +36,9 @@ pub(crate) struct Axis {
     pub(crate) len: usize,
 }
 
-/// Joins the axes of `shape` as far as all `views` over it allow, dropping those of extent 1. Axes on two sides of `wall` stay apart.
-pub(crate) fn collapse(shape: &[usize], views: &[&View], wall: usize) -> Vec<Axis> {
+/// Joins the axes of `shape` as far as all `views` over it allow, dropping those of extent 1. Axes on two sides of a wall
+/// stay apart.
+pub(crate) fn collapse(shape: &[usize], views: &[&View], walls: &[usize]) -> Vec<Axis> {
     let masked = |view: &View, d: usize| view.mask.as_ref().is_some_and(|m| m[d] != (0, shape[d]));
     let mut axes: Vec<Axis> = Vec::new();
     for (d, &len) in shape.iter().enumerate() {
@@ -45,7 +46,7 @@ pub(crate) fn collapse(shape: &[usize], views: &[&View], wall: usize) -> Vec<Axi
             continue;
         }
         if let Some(last) = axes.last_mut()
-            && (last.from.start < wall) == (d < wall)
+            && !walls.iter().any(|w| last.from.start < *w && *w <= d)
             && views.iter().all(|v| {
                 let p = last.from.end - 1;
                 !masked(v, p) && !masked(v, d) && v.strides[p] == v.strides[d] * len as i64
@@ -139,7 +140,7 @@ pub(crate) fn locate(
             // The address so far numbers the elements of this view's shape.
             let from = format!("{prefix}_a{n}");
             let _ = writeln!(found.statements, "let {from} = u32({});", found.address);
-            axes = collapse(&view.shape, &[view], 0);
+            axes = collapse(&view.shape, &[view], &[]);
             names = (0..axes.len()).map(|d| format!("{prefix}_c{n}_{d}")).collect();
             write_coordinates(&mut found.statements, &from, &axes, &names);
         }
@@ -172,17 +173,17 @@ mod tests {
     fn contiguous_axes_join_and_transposed_ones_do_not() {
         let shape = Shape::from([2, 3, 4]);
         let plain = View::contiguous(shape.clone());
-        assert_eq!(collapse(&shape, &[&plain], 0), [Axis { from: 0..3, len: 24 }]);
+        assert_eq!(collapse(&shape, &[&plain], &[]), [Axis { from: 0..3, len: 24 }]);
         let swapped =
             View::contiguous([3, 2, 4].into()).apply(&Op::Permute([1, 0, 2].into_iter().collect())).unwrap();
-        assert_eq!(collapse(&shape, &[&plain, &swapped], 0).len(), 3);
-        assert_eq!(collapse(&shape, &[&plain], 1).len(), 2);
+        assert_eq!(collapse(&shape, &[&plain, &swapped], &[]).len(), 3);
+        assert_eq!(collapse(&shape, &[&plain], &[1]).len(), 2);
     }
 
     #[test]
     fn addresses_of_reversed_axes_are_bracketed() {
         let view = View::contiguous([4].into()).apply(&Op::Flip([0].into_iter().collect())).unwrap();
-        let axes = collapse(&[4], &[&view], 0);
+        let axes = collapse(&[4], &[&view], &[]);
         assert_eq!(address(&view, &axes, &["c0".into()]), "3i + c0 * (-1i)");
     }
 }

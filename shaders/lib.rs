@@ -9,6 +9,7 @@
 //! driver's compiler sees every division and every loop bound.
 #![forbid(unsafe_code)]
 
+mod attention;
 mod bindings;
 #[cfg(feature = "check")]
 mod check;
@@ -20,6 +21,7 @@ mod library;
 mod map;
 mod matmul;
 mod reduce;
+mod row;
 mod scatter;
 mod unroll;
 
@@ -54,6 +56,9 @@ pub fn generate(kernel: &Kernel, caps: &DeviceCaps, choices: &Choices) -> Result
             Some(variant) => matmul::generate_as(k, caps, variant),
             None => matmul::generate(k, caps),
         },
+        Kernel::Row(k) => row::generate(k, caps),
         Kernel::ScatterAdd(k) => scatter::generate(k, caps),
+        Kernel::Attention(k) => attention::generate(k, caps),
+        Kernel::AttentionGrad(k) => attention::generate_grad(k, caps),
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn generate(kernel: &MapKernel, caps: &DeviceCaps) -> Result<Vec<Disp
     let live = emitter.live(&wanted)?;
     let mut views = outer_views(&kernel.exprs, &live);
     views.extend(kernel.stores.iter().map(|s| &s.view));
-    let axes = collapse(&kernel.space, &views, 0);
+    let axes = collapse(&kernel.space, &views, &[]);
     let names: Vec<String> = (0..axes.len()).map(|d| format!("c{d}")).collect();
 
     let access = |view: &View| wide_access(view, &axes);
@@ -47,11 +47,11 @@ pub(crate) fn generate(kernel: &MapKernel, caps: &DeviceCaps) -> Result<Vec<Disp
         && kernel.stores.iter().any(|s| access(&s.view) == Access::Wide);
     let mut given: Vec<usize> = Vec::new();
     if wide {
-        emitter.wide = wide_args(kernel, &live, &axes);
+        let args = wide_args(kernel, &live, &axes);
         for (i, node) in kernel.exprs.iter().enumerate() {
             if let Expr::Load { arg, .. } = &node.expr
                 && live[i]
-                && emitter.wide.contains(arg)
+                && args.contains(arg)
             {
                 given.push(i);
             }

@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
-use wgrad_ir::{DType, DeviceCaps, MatMulKernel, View};
+use wgrad_ir::{DType, DeviceCaps, ExprId, MatMulKernel, View};
 
 use crate::{
     Dispatch, KernelError,
-    bindings::Bindings,
+    bindings::storage_type,
+    expr::{At, Emitter, outer_views, to_storage},
     grid::Grid,
-    index::{address, check_elements, check_iterations, collapse, integer, write_coordinates},
+    index::{Axis, address, check_elements, check_iterations, collapse, integer, write_coordinates},
     unroll::unroll,
 };
 
@@ -91,20 +92,19 @@ pub(crate) fn generate_as(
     }
     check_elements(WHAT, results)?;
     check_iterations(caps, WHAT, k)?;
-    check_elements("an operand of a matrix product", kernel.a.shape.elements())?;
-    check_elements("an operand of a matrix product", kernel.b.shape.elements())?;
+    check_elements("an operand of a matrix product", kernel.a.view.shape.elements())?;
+    check_elements("an operand of a matrix product", kernel.b.view.shape.elements())?;
 
-    let mut bindings = Bindings::default();
-    bindings.arg(0, "f32", true)?;
+    let mut emitter = Emitter::new(WHAT, &kernel.exprs);
     // Without a contraction nothing is loaded, and the operands have no memory to bind.
     let (load_a, load_b) = if k == 0 {
         ("0.0f".to_owned(), "0.0f".to_owned())
     } else {
-        bindings.arg(1, "f32", false)?;
-        bindings.arg(2, "f32", false)?;
+        let a = emitter.bindings.arg(kernel.a.arg, "f32", false)?;
+        let b = emitter.bindings.arg(kernel.b.arg, "f32", false)?;
         (
-            format!("b1[base + {}]", inner(&kernel.a, "row", "k")),
-            format!("b2[base + {}]", inner(&kernel.b, "k", "col")),
+            format!("{a}[base + {}]", inner(&kernel.a.view, "row", "k")),
+            format!("{b}[base + {}]", inner(&kernel.b.view, "k", "col")),
         )
     };
     let step = [4, 2].into_iter().find(|s| k as i64 % s == 0).unwrap_or(1);
@@ -124,7 +124,7 @@ pub(crate) fn generate_as(
             format!("const STEP: i32 = {step}i;\nconst ROWS: i32 = {rows}i;\nconst QUADS: i32 = {quads}i;\n"),
         ),
         MatMulVariant::Tiled { block } => {
-            let rank = kernel.a.shape.rank();
+            let rank = kernel.a.view.shape.rank();
             let along = |view: &View, k_axis: usize| view.strides[k_axis].abs() == 1;
             (
                 include_str!("matmul/tiled.wgsl"),
@@ -135,8 +135,8 @@ pub(crate) fn generate_as(
                     "const BLOCK: i32 = {block}i;\nconst PART: i32 = {}i;\nconst A_ALONG_K: bool = {};\n\
                      const B_ALONG_K: bool = {};\n",
                     block / 16,
-                    along(&kernel.a, rank - 1),
-                    along(&kernel.b, rank - 2) && !along(&kernel.b, rank - 1),
+                    along(&kernel.a.view, rank - 1),
+                    along(&kernel.b.view, rank - 2) && !along(&kernel.b.view, rank - 1),
                 ),
             )
         }
@@ -150,8 +150,10 @@ pub(crate) fn generate_as(
     let (tiles_m, tiles_n) = (m.div_ceil(rows as usize), n.div_ceil(cols as usize));
     let grid = Grid::fold(batches.saturating_mul(tiles_m * tiles_n), caps.max_workgroups_per_dim)?;
 
+    let epilogue = epilogue(kernel, &mut emitter)?;
     let mut source = String::new();
-    bindings.write(&mut source);
+    emitter.bindings.write(&mut source);
+    emitter.library.write(&mut source);
     let _ = write!(
         source,
         "const M: i32 = {m}i;\nconst N: i32 = {n}i;\nconst K: i32 = {k}i;\nconst TILES_M: u32 = {tiles_m}u;\n\
@@ -159,16 +161,15 @@ pub(crate) fn generate_as(
          fn base_a(batch: u32) -> i32 {{\n{}}}\nfn base_b(batch: u32) -> i32 {{\n{}}}\n\
          fn load_a(base: i32, row: i32, k: i32) -> f32 {{ return {load_a}; }}\n\
          fn load_b(base: i32, k: i32, col: i32) -> f32 {{ return {load_b}; }}\n\
-         fn store_c(batch: u32, row: i32, col: i32, value: f32) {{ b0[i32(batch) * {}i + row * {n}i + col] = value; }}\n\
+         fn store_c(batch: u32, row: i32, col: i32, product: f32) {{\n{epilogue}}}\n\
          fn group_number(group: vec3<u32>) -> u32 {{ return {}; }}\n{unrolled}",
-        base(&kernel.a),
-        base(&kernel.b),
-        m * n,
+        base(&kernel.a.view),
+        base(&kernel.b.view),
         grid.number,
     );
     Ok(vec![Dispatch {
         source: source.into(),
-        bindings: bindings.into_list(),
+        bindings: emitter.bindings.into_list(),
         workgroups: grid.workgroups,
         workgroup_size,
         subgroups: matches!(variant, MatMulVariant::Subgroup { .. }),
@@ -190,10 +191,38 @@ fn base(view: &View) -> String {
         offset: view.offset,
         mask: None,
     };
-    let axes = collapse(&batches.shape, &[&batches], 0);
+    let axes = collapse(&batches.shape, &[&batches], &[]);
     let names: Vec<String> = (0..axes.len()).map(|d| format!("c{d}")).collect();
     let mut out = String::new();
     write_coordinates(&mut out, "batch", &axes, &names);
     let _ = writeln!(out, "return {};", address(&batches, &axes, &names));
     out
+}
+
+/// The body of `store_c`: the epilogue at one element of the product.
+fn epilogue(kernel: &MatMulKernel, emitter: &mut Emitter<'_>) -> Result<String, KernelError> {
+    let wanted: Vec<ExprId> = kernel.stores.iter().map(|s| s.value).collect();
+    let live = emitter.live(&wanted)?;
+    let mut views = outer_views(&kernel.exprs, &live);
+    views.extend(kernel.stores.iter().map(|s| &s.view));
+    let space = kernel.space();
+    let row = space.rank() - 2;
+    let axes = collapse(&space, &views, &[row, row + 1]);
+    let name = |(n, axis): (usize, &Axis)| match axis.from.start {
+        d if d < row => format!("c{n}"),
+        d if d == row => "row".into(),
+        _ => "col".into(),
+    };
+    let names: Vec<String> = axes.iter().enumerate().map(name).collect();
+    let batches = axes.iter().take_while(|a| a.from.start < row).count();
+    let mut out = String::new();
+    write_coordinates(&mut out, "batch", &axes[..batches], &names[..batches]);
+    out += &emitter.emit(&wanted, &[], &At { axes: &axes, names: &names })?;
+    for store in &kernel.stores {
+        let dtype = kernel.exprs[store.value.index()].dtype;
+        let buffer = emitter.bindings.arg(store.arg, storage_type(WHAT, dtype)?, true)?;
+        let at = address(&store.view, &axes, &names);
+        let _ = writeln!(out, "{buffer}[{at}] = {};", to_storage(dtype, &format!("v{}", store.value.0)));
+    }
+    Ok(out)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use wgrad_ir::{DType, DeviceCaps, Expr, ReduceKernel, ReduceOp, Shape};
+use wgrad_ir::{DType, DeviceCaps, Expr, ExprId, ReduceKernel, ReduceOp, Shape};
 
 use crate::{
     Dispatch, KernelError,
@@ -72,34 +72,26 @@ pub(crate) fn generate_as(
     check_elements("the results of a reduction", outer)?;
     check_elements("the extents that a reduction combines", inner)?;
     let mut emitter = Emitter::new(WHAT, &kernel.exprs);
-    let live = emitter.live(&[kernel.value])?;
-    let dtype = kernel.exprs[kernel.value.index()].dtype;
-    if dtype == DType::Bool {
-        return Err(KernelError::Inconsistent("a reduction of bool".into()));
-    }
-    let ty = value_type(WHAT, dtype)?;
-    let out = emitter.bindings.arg(kernel.out, ty, true)?;
+    let wanted: Vec<ExprId> = kernel.outs.iter().map(|o| o.value).collect();
+    let live = emitter.live(&wanted)?;
+    let results = results(kernel, &mut emitter)?;
 
     let space: Shape = kernel.outer.iter().chain(kernel.inner.iter()).copied().collect();
     let wall = kernel.outer.rank();
-    let axes = collapse(&space, &outer_views(&kernel.exprs, &live), wall);
+    let axes = collapse(&space, &outer_views(&kernel.exprs, &live), &[wall]);
     let split = axes.iter().position(|a| a.from.start >= wall).unwrap_or(axes.len());
     let names: Vec<String> = (0..axes.len()).map(|d| format!("c{d}")).collect();
     let mut body = String::new();
     if inner > 0 {
         write_coordinates(&mut body, "o", &axes[..split], &names[..split]);
         write_coordinates(&mut body, "r", &axes[split..], &names[split..]);
-        body += &emitter.emit(&[kernel.value], &[], &At { axes: &axes, names: &names })?;
-        let _ = writeln!(body, "return v{};", kernel.value.0);
+        body += &emitter.emit(&wanted, &[], &At { axes: &axes, names: &names })?;
+        let list: Vec<String> = wanted.iter().map(|v| format!("v{}", v.0)).collect();
+        let _ = writeln!(body, "return Values({});", list.join(", "));
     } else {
-        // Nothing to combine: the empty space has no addresses, and the result is the identity of a sum.
-        let _ = writeln!(body, "return {ty}();");
+        // Nothing to combine: the empty space has no addresses, and the results are the identity of a sum.
+        body += "return Values();\n";
     }
-    let combine = match kernel.op {
-        ReduceOp::Sum => "a + b",
-        ReduceOp::Max => "max(a, b)",
-        ReduceOp::Min => "min(a, b)",
-    };
     let (text, size, groups) = match variant {
         ReduceVariant::Thread => {
             let size = 64u32.min(caps.max_workgroup_invocations.max(1));
@@ -119,13 +111,9 @@ pub(crate) fn generate_as(
     emitter.library.write(&mut source);
     let _ = write!(
         source,
-        "alias Element = {ty};\nconst OUTER: u32 = {outer}u;\nconst INNER: u32 = {inner}u;\n\
-         const STARTS_WITH_ELEMENT: bool = {};\nconst ZERO: Element = {ty}();\nconst SIZE: u32 = {size}u;\n\
-         fn value(o: u32, r: u32) -> Element {{\n{body}}}\n\
-         fn combine(a: Element, b: Element) -> Element {{ return {combine}; }}\n\
-         fn store(o: u32, v: Element) {{ {out}[o] = v; }}\n\
+        "{results}const OUTER: u32 = {outer}u;\nconst INNER: u32 = {inner}u;\nconst SIZE: u32 = {size}u;\n\
+         fn values(o: u32, r: u32) -> Values {{\n{body}}}\n\
          fn group_number(group: vec3<u32>) -> u32 {{ return {}; }}\n{text}",
-        kernel.op != ReduceOp::Sum && inner > 0,
         grid.number,
     );
     Ok(vec![Dispatch {
@@ -135,4 +123,37 @@ pub(crate) fn generate_as(
         workgroup_size: size,
         subgroups: false,
     }])
+}
+
+/// The type of what is combined, and how: hooks of all variants.
+fn results(kernel: &ReduceKernel, emitter: &mut Emitter<'_>) -> Result<String, KernelError> {
+    let (mut fields, mut starts, mut combined, mut stores) =
+        (String::new(), Vec::new(), Vec::new(), String::new());
+    let mut by_element = false;
+    for (n, out) in kernel.outs.iter().enumerate() {
+        let dtype = kernel.exprs[out.value.index()].dtype;
+        if dtype == DType::Bool {
+            return Err(KernelError::Inconsistent("a reduction of bool".into()));
+        }
+        let ty = value_type(WHAT, dtype)?;
+        let buffer = emitter.bindings.arg(out.arg, ty, true)?;
+        let _ = writeln!(fields, "s{n}: {ty},");
+        // The first element of a maximum counts twice: there is no least number to start from.
+        starts.push(if out.op == ReduceOp::Sum { format!("{ty}()") } else { format!("v.s{n}") });
+        by_element |= out.op != ReduceOp::Sum && kernel.inner.elements() > 0;
+        combined.push(match out.op {
+            ReduceOp::Sum => format!("a.s{n} + b.s{n}"),
+            ReduceOp::Max => format!("max(a.s{n}, b.s{n})"),
+            ReduceOp::Min => format!("min(a.s{n}, b.s{n})"),
+        });
+        let _ = writeln!(stores, "{buffer}[o] = v.s{n};");
+    }
+    Ok(format!(
+        "struct Values {{\n{fields}}}\nconst STARTS_WITH_ELEMENT: bool = {by_element};\n\
+         fn start(v: Values) -> Values {{ return Values({}); }}\n\
+         fn combine(a: Values, b: Values) -> Values {{ return Values({}); }}\n\
+         fn store(o: u32, v: Values) {{\n{stores}}}\n",
+        starts.join(", "),
+        combined.join(", "),
+    ))
 }

@@ -1,22 +1,21 @@
 // One workgroup per result.
-// Reads: `value(o, r)` once for each o < OUTER, r < INNER. Writes: `store(o, v)` once for each o.
+// Reads: `values(o, r)` once for each o < OUTER, r < INNER. Writes: `store(o, v)` once for each o.
 // Workgroup: SIZE invocations (a power of two) and SIZE elements of shared memory. Invocation l takes r = l, l + SIZE, ..., so that
 // neighbours read neighbouring elements of a row; then a tree. Order: that of the strides (in blocks of 128) and of the tree; always the same.
-var<workgroup> partial: array<Element, SIZE>;
+var<workgroup> partial: array<Values, SIZE>;
 
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let o = group_number(group);
     // Surplus workgroups of a folded grid compute the last result again and do not store it: they must not miss the barriers.
     let row = min(o, OUTER - 1u);
-    var total = ZERO;
-    if (STARTS_WITH_ELEMENT) { total = value(row, 0u); }
+    var total = Values();
+    if (STARTS_WITH_ELEMENT) { total = start(values(row, 0u)); }
     for (var start = local; start < INNER; start += 128u * SIZE) {
         let end = min(start + 128u * SIZE, INNER);
-        var block = ZERO;
-        if (STARTS_WITH_ELEMENT) { block = total; }
+        var block = start(total);
         for (var r = start; r < end; r += SIZE) {
-            block = combine(block, value(row, r));
+            block = combine(block, values(row, r));
         }
         total = combine(total, block);
     }
