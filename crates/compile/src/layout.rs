@@ -96,6 +96,11 @@ impl<'g> Layout<'g> {
         (base, IndexMap::contiguous(self.graph.node(id).shape.clone()))
     }
 
+    /// Whether the node is a range of an input: nothing computes it.
+    pub fn is_given(&self, id: NodeId) -> bool {
+        self.parts[id.index()].is_some() && matches!(self.graph.node(self.owner(id).0).op, Op::Input { .. })
+    }
+
     /// The node whose buffer holds `id`, and its first element there.
     pub fn owner(&self, id: NodeId) -> (NodeId, usize) {
         match (&self.parts[id.index()], &self.scattered[id.index()]) {

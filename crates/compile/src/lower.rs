@@ -77,7 +77,7 @@ pub fn lower(layout: &Layout<'_>) -> Result<Vec<NodeKernel>, IrError> {
     for id in graph.ids().filter(|id| layout.realized[id.index()]) {
         let node = graph.node(id);
         // A range of an input is there already; the parts of a `Concat` are computed.
-        if layout.parts[id.index()].is_some() && matches!(node.op, Op::Slice { .. }) {
+        if layout.is_given(id) {
             continue;
         }
         match &node.op {

@@ -132,8 +132,7 @@ pub fn conflicts(layout: &Layout<'_>, kernels: &[NodeKernel]) -> Vec<NodeId> {
                     layout.scattered[n.index()].as_ref().is_some_and(|(o, _)| layout.owner(*o).0 == owner)
                 });
                 let movable = [w, other].into_iter().filter(|n| layout.parts[n.index()].is_some());
-                let is_slice = |n: &NodeId| matches!(layout.graph.node(*n).op, Op::Slice { .. });
-                found.extend(movable.chain(scattered).filter(|n| !is_slice(n)));
+                found.extend(movable.chain(scattered).filter(|n| !layout.is_given(*n)));
             }
         }
     }

@@ -222,7 +222,7 @@ proptest! {
         let want = run_graph(&g, &inputs, &scalars);
         let caps = if gpu { gpu_like() } else { DeviceCaps::cpu() };
         for options in [Options::default(), Options::from_bits(passes)] {
-            let program = compile(&g, &caps, &options).unwrap();
+            let program = compile(&g, &caps, &options).unwrap_or_else(|e| panic!("{e}\n{options:?}\n{g}"));
             for step in &program.steps {
                 prop_assert!(step.args.len() <= caps.max_bindings.saturating_sub(1), "{}", program);
             }

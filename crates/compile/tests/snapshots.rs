@@ -19,7 +19,7 @@ fn binary(g: &mut Graph, op: BinaryOp, a: NodeId, b: NodeId) -> NodeId {
 }
 
 #[test]
-fn softmax_is_two_reductions_and_two_maps() {
+fn softmax_is_one_row_kernel() {
     let mut g = Graph::new();
     let x = input(&mut g, 0, &[8, 16]);
     let last: SmallVec<[usize; 6]> = SmallVec::from_slice(&[1]);
@@ -35,25 +35,14 @@ fn softmax_is_two_reductions_and_two_maps() {
         &g,
         expect![[r#"
             input 0: f32[8, 16]
-            temp 0: 32 bytes
-            temp 1: 512 bytes
-            [Temp(0), Input(0)] reduce_max: reduce_max [8] over [16]
+            [Output(0), Input(0)] reduce_max+exp+sub+reduce_sum+div: row [8] of [16]
                 v0: f32 = load a1 [8, 16]
-                store a0 = v0
-            [Temp(1), Input(0), Temp(0)] exp+sub: map [8, 16]
-                v0: f32 = load a1 [8, 16]
-                v1: f32 = load a2 [8, 16]:[1, 0]
+                v1: f32 = row reduce_max v0
                 v2: f32 = sub v0 v1
                 v3: f32 = exp v2
-                store a0 [8, 16] = v3
-            [Temp(0), Temp(1)] reduce_sum: reduce_sum [8] over [16]
-                v0: f32 = load a1 [8, 16]
-                store a0 = v0
-            [Output(0), Temp(1), Temp(0)] div: map [8, 16]
-                v0: f32 = load a1 [8, 16]
-                v1: f32 = load a2 [8, 16]:[1, 0]
-                v2: f32 = div v0 v1
-                store a0 [8, 16] = v2
+                v4: f32 = row reduce_sum v3
+                v5: f32 = div v3 v4
+                store a0 [8, 16] = v5
             output 0: f32[8, 16] = result 0
         "#]],
     );
@@ -78,10 +67,12 @@ fn a_transposed_head_split_feeds_a_contraction_without_copies() {
     check(
         &g,
         expect![[r#"
-        input 0: f32[2, 5, 24]
-        [Output(0), Input(0), Input(0)] dot: matmul f32 batch [2, 2] m=5 n=5 k=4 a=[2, 2, 5, 4]:[120, 4, 24, 1] b=[2, 2, 4, 5]:[120, 4, 1, 24]+8
-        output 0: f32[2, 2, 5, 5] = result 0
-    "#]],
+            input 0: f32[2, 5, 24]
+            [Output(0), Input(0)] dot: matmul f32 batch [2, 2] m=5 n=5 k=4 a=a1 [2, 2, 5, 4]:[120, 4, 24, 1] b=a1 [2, 2, 4, 5]:[120, 4, 1, 24]+8
+                v0: f32 = product
+                store a0 [2, 2, 5, 5] = v0
+            output 0: f32[2, 2, 5, 5] = result 0
+        "#]],
     );
 }
 
