@@ -4,11 +4,11 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use wgpu::{CommandEncoderDescriptor, PollType, Queue};
+use wgpu::{CommandEncoderDescriptor, Features, PollType, Queue};
 use wgrad_ir::{DType, DeviceCaps, Program};
 use wgrad_kernels::Choices;
 use wgrad_runtime::{
@@ -39,6 +39,10 @@ pub(crate) struct Shared {
     pub(crate) run_nanos: AtomicU64,
     pub(crate) dispatches: AtomicU64,
     pub(crate) submissions: AtomicU64,
+    pub(crate) bind_groups: AtomicU64,
+    pub(crate) copied_inputs: AtomicU64,
+    /// Whether runs measure their steps.
+    pub(crate) profiling: AtomicBool,
 }
 
 impl Shared {
@@ -104,6 +108,9 @@ impl GpuDevice {
             run_nanos: AtomicU64::new(0),
             dispatches: AtomicU64::new(0),
             submissions: AtomicU64::new(0),
+            bind_groups: AtomicU64::new(0),
+            copied_inputs: AtomicU64::new(0),
+            profiling: AtomicBool::new(false),
         };
         Ok(Arc::new(GpuDevice { shared: Arc::new(shared), cache: ProgramCache::default() }))
     }
@@ -226,6 +233,17 @@ impl Device for GpuDevice {
         waited.map(|_| ()).map_err(|e| self.shared.driver_error("to wait for its queue", e.to_string()))
     }
 
+    fn set_profiling(&self, on: bool) -> Result<(), DeviceError> {
+        if on && !self.shared.device.features().contains(Features::TIMESTAMP_QUERY) {
+            return Err(DeviceError::Unsupported {
+                device: self.shared.info.id.clone(),
+                what: "profiling (the adapter has no timestamps)".to_owned(),
+            });
+        }
+        self.shared.profiling.store(on, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn stats(&self) -> DeviceStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (allocations, allocated_bytes, peak_bytes) = self.shared.pool.counters();
@@ -238,6 +256,8 @@ impl Device for GpuDevice {
             peak_bytes,
             pipelines: self.shared.pipelines.made(),
             submissions: load(&self.shared.submissions),
+            bind_groups: load(&self.shared.bind_groups),
+            copied_inputs: load(&self.shared.copied_inputs),
         }
     }
 }

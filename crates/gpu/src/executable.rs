@@ -1,46 +1,46 @@
-//! Programs that are ready to run: pipelines, scratch, and the bind groups that never change.
+//! Programs that are ready to run.
 
 use std::{
-    num::NonZeroU64,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
-use wgpu::{
-    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, BufferBinding, CommandEncoderDescriptor,
-    ComputePassDescriptor,
-};
-use wgrad_ir::{BufferRef, DType, Literal, Program, Step};
+use wgpu::{CommandEncoder, CommandEncoderDescriptor, ComputePass, ComputePassDescriptor};
+use wgrad_ir::{Arg, Literal, Program};
 use wgrad_kernels::{Choices, Resource};
-use wgrad_runtime::{Buffer, DeviceError, Executable};
+use wgrad_runtime::{Buffer, DeviceError, Executable, RunOutput, StepTime};
 
 use crate::{
     device::Shared,
+    kept::{Given, Kept},
+    limits,
     pipelines::Pipeline,
-    pool::{Memory, Use},
+    timers::Timers,
 };
 
 /// One dispatch of a program.
-struct Launch {
-    pipeline: Arc<Pipeline>,
-    slots: Vec<Slot>,
+pub(crate) struct Launch {
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) slots: Vec<Slot>,
     workgroups: [u32; 3],
+    /// Which step of the program it belongs to.
+    step: usize,
 }
 
 /// What stands behind one binding.
 #[derive(Clone, Copy)]
-enum Slot {
-    Buffer(BufferRef),
+pub(crate) enum Slot {
+    Buffer(Arg),
     Scalars,
     Status,
 }
 
-/// What exists from the first run on.
-struct Kept {
-    temps: Vec<Memory>,
-    scalars: Memory,
-    /// The bind groups of launches that touch neither inputs nor results.
-    groups: Vec<Option<BindGroup>>,
+/// What changes from run to run.
+#[derive(Default)]
+struct State {
+    kept: Option<Kept>,
+    /// The times of the latest run, once somebody has asked for them.
+    profile: Vec<StepTime>,
 }
 
 /// A program on one device.
@@ -48,7 +48,7 @@ pub(crate) struct GpuExecutable {
     shared: Arc<Shared>,
     program: Arc<Program>,
     launches: Vec<Launch>,
-    kept: Mutex<Option<Kept>>,
+    state: Mutex<State>,
 }
 
 impl GpuExecutable {
@@ -58,132 +58,83 @@ impl GpuExecutable {
         program: Arc<Program>,
         choices: &Choices,
     ) -> Result<Self, DeviceError> {
-        let mut launches = Vec::with_capacity(program.steps.len());
+        let mut dispatches = Vec::with_capacity(program.steps.len());
         for (n, step) in program.steps.iter().enumerate() {
-            check_limits(&shared, &program, step)?;
-            let dispatches = wgrad_kernels::generate(&step.kernel, &shared.caps, choices).map_err(|e| {
+            limits::check_step(&shared, &program, step)?;
+            let made = wgrad_kernels::generate(&step.kernel, &shared.caps, choices).map_err(|e| {
                 DeviceError::Unsupported {
                     device: shared.info.id.clone(),
                     what: format!("kernel `{}` (step {n}): {e}", step.label),
                 }
             })?;
-            for dispatch in dispatches {
-                let pipeline =
-                    shared.pipelines.get(&shared.device, &shared.faults, &dispatch, &step.label)?;
-                let slots = dispatch
-                    .bindings
-                    .iter()
-                    .map(|binding| match binding.resource {
-                        Resource::Arg(arg) => step
-                            .args
-                            .get(arg as usize)
-                            .map(|&b| Slot::Buffer(b))
-                            .ok_or_else(|| shared.misuse(format!("step {n} has no argument {arg}"))),
-                        Resource::Scalars => Ok(Slot::Scalars),
-                        Resource::Status => Ok(Slot::Status),
-                    })
-                    .collect::<Result<Vec<_>, _>>()?;
-                launches.push(Launch { pipeline, slots, workgroups: dispatch.workgroups });
-            }
+            dispatches.extend(made.into_iter().map(|dispatch| (n, dispatch)));
         }
-        Ok(GpuExecutable { shared, program, launches, kept: Mutex::new(None) })
-    }
-
-    /// Allocates scratch and makes the bind groups that stay.
-    fn keep(&self) -> Result<Kept, DeviceError> {
-        let pool = &self.shared.pool;
-        let temps = self
-            .program
-            .temps
-            .iter()
-            .map(|&bytes| pool.take(Use::Storage, bytes, || "scratch memory of a program".to_owned()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let scalars = pool.take(Use::Storage, 4 * self.program.scalars.len() as u64, || {
-            "the scalars of a program".to_owned()
-        })?;
-        let mut kept = Kept { temps, scalars, groups: Vec::new() };
-        let mut groups = Vec::with_capacity(self.launches.len());
-        for launch in &self.launches {
-            let stays = launch.slots.iter().all(|slot| {
-                !matches!(slot, Slot::Buffer(BufferRef::Input(_)) | Slot::Buffer(BufferRef::Output(_)))
-            });
-            groups.push(if stays { Some(self.bind(launch, &kept, &[], &[])?) } else { None });
-        }
-        kept.groups = groups;
-        Ok(kept)
-    }
-
-    fn bind(
-        &self,
-        launch: &Launch,
-        kept: &Kept,
-        inputs: &[Arc<Memory>],
-        results: &[Arc<Memory>],
-    ) -> Result<BindGroup, DeviceError> {
-        let mut entries = Vec::with_capacity(launch.slots.len());
-        for (n, slot) in launch.slots.iter().enumerate() {
-            let (memory, bytes) = match *slot {
-                Slot::Scalars => (Some(&kept.scalars), 4 * self.program.scalars.len() as u64),
-                Slot::Status => (Some(&self.shared.status), 4),
-                Slot::Buffer(reference) => {
-                    let memory = match reference {
-                        BufferRef::Input(i) => inputs.get(i as usize).map(|m| &**m),
-                        BufferRef::Output(i) => results.get(i as usize).map(|m| &**m),
-                        BufferRef::Temp(i) => kept.temps.get(i as usize),
-                    };
-                    (memory, self.program.bytes(reference))
-                }
+        let wanted: Vec<_> = dispatches.iter().map(|(n, d)| (d, program.steps[*n].label.as_str())).collect();
+        let pipelines = shared.pipelines.get_all(&shared.device, &shared.faults, &wanted)?;
+        let mut launches = Vec::with_capacity(dispatches.len());
+        for ((n, dispatch), pipeline) in dispatches.iter().zip(pipelines) {
+            let args = &program.steps[*n].args;
+            let slot = |resource| match resource {
+                Resource::Arg(arg) => args
+                    .get(arg as usize)
+                    .map(|&b| Slot::Buffer(b))
+                    .ok_or_else(|| shared.misuse(format!("step {n} has no argument {arg}"))),
+                Resource::Scalars => Ok(Slot::Scalars),
+                Resource::Status => Ok(Slot::Status),
             };
-            let buffer = memory
-                .and_then(Memory::buffer)
-                .ok_or_else(|| self.shared.misuse(format!("binding {n} has no buffer")))?;
-            entries.push(BindGroupEntry {
-                binding: n as u32,
-                resource: BindingResource::Buffer(BufferBinding {
-                    buffer,
-                    offset: 0,
-                    // Whole `vec4`s; buffers are allocated in such steps.
-                    size: NonZeroU64::new(bytes.max(16).next_multiple_of(16)),
-                }),
-            });
+            let slots = dispatch.bindings.iter().map(|b| slot(b.resource)).collect::<Result<Vec<_>, _>>()?;
+            launches.push(Launch { pipeline, slots, workgroups: dispatch.workgroups, step: *n });
         }
-        Ok(self.shared.device.create_bind_group(&BindGroupDescriptor {
-            label: None,
-            layout: &launch.pipeline.layout,
-            entries: &entries,
-        }))
+        Ok(GpuExecutable { shared, program, launches, state: Mutex::default() })
     }
 
-    fn check_inputs(&self, inputs: &[Buffer], scalars: &[Literal]) -> Result<(), DeviceError> {
-        let program = &self.program;
-        if inputs.len() != program.inputs.len() || scalars.len() != program.scalars.len() {
-            return Err(self.shared.misuse(format!(
-                "expected {} buffers and {} scalars, got {} and {}",
-                program.inputs.len(),
-                program.scalars.len(),
-                inputs.len(),
-                scalars.len()
-            )));
-        }
-        for (n, (buffer, spec)) in inputs.iter().zip(&program.inputs).enumerate() {
-            if buffer.bytes() != spec.bytes {
-                return Err(self.shared.misuse(format!(
-                    "input {n} should be {}{} of {} bytes, got {} bytes",
-                    spec.dtype,
-                    spec.shape,
-                    spec.bytes,
-                    buffer.bytes()
-                )));
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For each input that is updated, the buffer to update: the given one, or a new one and whether to copy.
+    fn updated(&self, inputs: &[Buffer]) -> Result<Vec<(Buffer, bool)>, DeviceError> {
+        let buffer = |&n: &u32| {
+            let given = &inputs[n as usize];
+            let spec = &self.program.inputs[n as usize];
+            if given.is_unique() {
+                return Ok((given.clone(), false));
             }
+            let what = || format!("a copy of input {n}, {}{}, to update", spec.dtype, spec.shape);
+            Ok((self.shared.allocate(spec.bytes, what)?, true))
+        };
+        self.program.updates.iter().map(buffer).collect()
+    }
+
+    fn dispatches(&self, kept: &Kept, encoder: &mut CommandEncoder) {
+        let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
+        let mut current: Option<&Arc<Pipeline>> = None;
+        for (launch, group) in self.launches.iter().zip(kept.bound()) {
+            if !current.is_some_and(|p| Arc::ptr_eq(p, &launch.pipeline)) {
+                pass.set_pipeline(&launch.pipeline.compute);
+                current = Some(&launch.pipeline);
+            }
+            launch.go(group, &mut pass);
         }
-        match scalars.iter().zip(&program.scalars).position(|(s, &d)| s.dtype() != d) {
-            Some(n) => Err(self.shared.misuse(format!(
-                "scalar {n} should be {}, got {}",
-                program.scalars[n],
-                scalars[n].dtype()
-            ))),
-            None => Ok(()),
+    }
+
+    /// As [`Self::dispatches`], each in a pass of its own between two timestamps: what every adapter with timestamps can do.
+    fn timed_dispatches(&self, kept: &Kept, timers: &mut Timers, encoder: &mut CommandEncoder) {
+        for (n, (launch, group)) in self.launches.iter().zip(kept.bound()).enumerate() {
+            let descriptor = ComputePassDescriptor { label: None, timestamp_writes: Some(timers.around(n)) };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            pass.set_pipeline(&launch.pipeline.compute);
+            launch.go(group, &mut pass);
         }
+        timers.resolve(encoder);
+    }
+}
+
+impl Launch {
+    fn go(&self, group: &wgpu::BindGroup, pass: &mut ComputePass<'_>) {
+        pass.set_bind_group(0, group, &[]);
+        let [x, y, z] = self.workgroups;
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 
@@ -192,118 +143,84 @@ impl Executable for GpuExecutable {
         &self.program
     }
 
-    fn run(&self, inputs: Vec<Buffer>, scalars: &[Literal]) -> Result<Vec<Buffer>, DeviceError> {
+    fn run(&self, inputs: Vec<Buffer>, scalars: &[Literal]) -> Result<RunOutput, DeviceError> {
         let start = Instant::now();
-        self.check_inputs(&inputs, scalars)?;
-        let shared = &self.shared;
-        let given = inputs.iter().map(|b| shared.memory(b)).collect::<Result<Vec<_>, _>>()?;
-        let results = self
-            .program
-            .results
-            .iter()
-            .map(|spec| shared.allocate(spec.bytes, || format!("a result {}{}", spec.dtype, spec.shape)))
-            .collect::<Result<Vec<_>, _>>()?;
-        let made = results.iter().map(|b| shared.memory(b)).collect::<Result<Vec<_>, _>>()?;
+        let (shared, program) = (&*self.shared, &*self.program);
+        limits::check_inputs(shared, program, &inputs, scalars)?;
+        let memories = |buffers: &[Buffer]| -> Result<Vec<_>, DeviceError> {
+            buffers.iter().map(|b| shared.memory(b)).collect()
+        };
+        // Every failure comes before the first copy is queued: nothing has changed then.
+        let updated = self.updated(&inputs)?;
+        let mut bound = memories(&inputs)?;
+        let mut copies = Vec::new();
+        for (&n, (buffer, fresh)) in program.updates.iter().zip(&updated) {
+            if *fresh {
+                let copy = shared.memory(buffer)?;
+                copies.push((std::mem::replace(&mut bound[n as usize], copy.clone()), copy));
+            }
+        }
+        let result = |spec: &wgrad_ir::BufferSpec| {
+            shared.allocate(spec.bytes, || format!("a result {}{}", spec.dtype, spec.shape))
+        };
+        let results = program.results.iter().map(result).collect::<Result<Vec<_>, _>>()?;
+        let made = memories(&results)?;
+        let given = Given { inputs: &bound, results: &made };
 
         // Scratch and scalars belong to one run at a time, until it is in the queue; the queue keeps the order of runs.
-        let mut guard = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = match &mut *guard {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let kept = match &mut state.kept {
             Some(kept) => kept,
-            none => none.insert(self.keep()?),
+            none => none.insert(Kept::new(shared, program, self.launches.len())?),
         };
+        kept.settle(shared, program, &given)?;
+        kept.bind(shared, program, &self.launches, &given)?;
+        state.profile.clear();
+        let mut timers = kept.timers.take();
+        let profiling = shared.profiling.load(Ordering::Relaxed);
+        if profiling && timers.is_none() {
+            timers = Some(Timers::new(shared, self.launches.len())?);
+        }
         if let Some(buffer) = kept.scalars.buffer()
             && !scalars.is_empty()
         {
             let words: Vec<u8> = scalars.iter().flat_map(|s| (s.bits() as u32).to_ne_bytes()).collect();
             shared.queue.write_buffer(buffer, 0, &words);
         }
-        let groups = self
-            .launches
-            .iter()
-            .zip(&kept.groups)
-            .map(|(launch, group)| match group {
-                Some(group) => Ok(group.clone()),
-                None => self.bind(launch, kept, &given, &made),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
         let mut encoder =
             shared.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("program") });
-        {
-            let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
-            let mut current: Option<&Arc<Pipeline>> = None;
-            for (launch, group) in self.launches.iter().zip(&groups) {
-                if !current.is_some_and(|p| Arc::ptr_eq(p, &launch.pipeline)) {
-                    pass.set_pipeline(&launch.pipeline.compute);
-                    current = Some(&launch.pipeline);
-                }
-                pass.set_bind_group(0, group, &[]);
-                let [x, y, z] = launch.workgroups;
-                pass.dispatch_workgroups(x, y, z);
+        for (from, to) in &copies {
+            if let (Some(source), Some(target)) = (from.buffer(), to.buffer()) {
+                encoder.copy_buffer_to_buffer(source, 0, target, 0, from.size().min(to.size()));
             }
         }
+        kept.copy_in(program, &given, &mut encoder);
+        match &mut timers {
+            Some(timers) if profiling => self.timed_dispatches(kept, timers, &mut encoder),
+            _ => self.dispatches(kept, &mut encoder),
+        }
+        kept.copy_out(program, &given, &mut encoder);
+        kept.timers = timers.filter(|_| profiling);
         shared.queue.submit([encoder.finish()]);
         drop(guard);
         shared.runs.fetch_add(1, Ordering::Relaxed);
         shared.run_nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         shared.submissions.fetch_add(1, Ordering::Relaxed);
         shared.dispatches.fetch_add(self.launches.len() as u64, Ordering::Relaxed);
+        shared.copied_inputs.fetch_add(copies.len() as u64, Ordering::Relaxed);
         shared.faults.check("a program")?;
-        Ok(results)
+        Ok(RunOutput { results, updated: updated.into_iter().map(|(buffer, _)| buffer).collect() })
     }
-}
 
-/// Refuses a step whose buffers the device cannot hold or bind.
-fn check_limits(shared: &Shared, program: &Program, step: &Step) -> Result<(), DeviceError> {
-    let caps = &shared.caps;
-    if step.args.len() > caps.max_bindings {
-        return Err(DeviceError::Unsupported {
-            device: shared.info.id.clone(),
-            what: format!(
-                "kernel `{}`: it binds {} buffers where {} are allowed (max_storage_buffers_per_shader_stage)",
-                step.label,
-                step.args.len(),
-                caps.max_bindings
-            ),
-        });
-    }
-    for &arg in &step.args {
-        let bytes = program.bytes(arg);
-        let (limit, limit_name) = if caps.max_binding_bytes <= caps.max_buffer_bytes {
-            (caps.max_binding_bytes, "max_storage_buffer_binding_size")
-        } else {
-            (caps.max_buffer_bytes, "max_buffer_size")
-        };
-        if bytes > limit {
-            let spec = match arg {
-                BufferRef::Input(i) => program.inputs.get(i as usize),
-                BufferRef::Output(i) => program.results.get(i as usize),
-                BufferRef::Temp(_) => None,
-            };
-            let place = match arg {
-                BufferRef::Input(i) => format!("input {i}"),
-                BufferRef::Output(i) => format!("result {i}"),
-                BufferRef::Temp(i) => format!("intermediate {i}"),
-            };
-            let tensor = match spec {
-                Some(spec) => format!("{place}, {}{},", spec.dtype, spec.shape),
-                None => place,
-            };
-            return Err(DeviceError::TooLarge {
-                device: shared.info.id.clone(),
-                tensor,
-                buffer: Some(arg),
-                kernel: step.label.clone(),
-                bytes,
-                limit,
-                limit_name,
-            });
+    fn profile(&self) -> Result<Vec<StepTime>, DeviceError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(timers) = state.kept.as_mut().and_then(|kept| kept.timers.as_mut())
+            && timers.waiting
+        {
+            state.profile = timers.read(&self.shared, self.launches.iter().map(|launch| launch.step))?;
         }
+        Ok(state.profile.clone())
     }
-    if program.scalars.contains(&DType::F64) {
-        return Err(DeviceError::Unsupported {
-            device: shared.info.id.clone(),
-            what: "an f64 scalar (cast to f32, or use `--device cpu`)".to_owned(),
-        });
-    }
-    Ok(())
 }

@@ -2,17 +2,19 @@
 //!
 //! [`GpuBackend`] lists and opens adapters with their real limits. A [`GpuDevice`] owns a buffer pool, a cache of pipelines keyed
 //! by shader text, and a status word by which kernels report indices out of range. A prepared program holds its pipelines, scratch buffers
-//! and the bind groups that never change, so that a run only allocates results and encodes dispatches: one encoder, one pass, one
-//! submission. No error of wgpu reaches its panicking default handler.
+//! and bind groups, so that a run which repeats only encodes dispatches: one encoder, one pass, one submission. No error of wgpu reaches its panicking default handler.
 
 mod adapter;
 mod backend;
 mod device;
 mod executable;
 mod faults;
+mod kept;
+mod limits;
 mod pipelines;
 mod pool;
 mod readback;
+mod timers;
 
 pub use backend::GpuBackend;
 pub use device::GpuDevice;

@@ -1,10 +1,10 @@
 //! Compute pipelines by shader text.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -32,21 +32,57 @@ pub(crate) struct Pipelines {
 }
 
 impl Pipelines {
-    /// The pipeline for a dispatch: found by its text, else built. `label` names it in the driver's messages.
-    pub(crate) fn get(
+    /// The pipeline for each dispatch: found by its text, else built, several at a time. Labels name them in the driver's
+    /// messages.
+    pub(crate) fn get_all(
+        &self,
+        device: &Device,
+        faults: &Faults,
+        dispatches: &[(&Dispatch, &str)],
+    ) -> Result<Vec<Arc<Pipeline>>, DeviceError> {
+        let mut missing: Vec<(&Dispatch, &str)> = Vec::new();
+        {
+            let known = self.lock();
+            let mut seen = HashSet::new();
+            missing.extend(dispatches.iter().filter(|(dispatch, _)| {
+                !known.contains_key(&dispatch.source) && seen.insert(&dispatch.source)
+            }));
+        }
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<(), DeviceError> {
+            while let Some((dispatch, label)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.make(device, faults, dispatch, label)?;
+            }
+            Ok(())
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        std::thread::scope(|scope| {
+            // This thread works, too.
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mine = work();
+            others.into_iter().fold(mine, |sofar, other| {
+                let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                sofar.and(theirs)
+            })
+        })?;
+        let known = self.lock();
+        let found = dispatches.iter().map(|(dispatch, _)| known.get(&dispatch.source).cloned());
+        // All are there now: what is known is never forgotten.
+        Ok(found.flatten().collect())
+    }
+
+    fn make(
         &self,
         device: &Device,
         faults: &Faults,
         dispatch: &Dispatch,
         label: &str,
-    ) -> Result<Arc<Pipeline>, DeviceError> {
-        if let Some(found) = self.lock().get(&dispatch.source) {
-            return Ok(found.clone());
-        }
+    ) -> Result<(), DeviceError> {
         let doing = format!("the shader of kernel `{label}`");
         let built = faults.scoped(device, &doing, 0, || build(device, dispatch, label))?;
         self.made.fetch_add(1, Ordering::Relaxed);
-        Ok(self.lock().entry(dispatch.source.clone()).or_insert(Arc::new(built)).clone())
+        self.lock().entry(dispatch.source.clone()).or_insert(Arc::new(built));
+        Ok(())
     }
 
     /// Pipelines built so far.

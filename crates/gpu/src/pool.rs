@@ -1,7 +1,7 @@
 //! Buffers, and the pool that they go back to.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,17 +32,20 @@ pub(crate) struct Pool {
     name: String,
     software: bool,
     max_buffer_bytes: u64,
-    free: Mutex<HashMap<(Use, u64), Vec<Buffer>>>,
+    /// Unused buffers by number: the lowest is taken first, so that a program which repeats gets the same ones.
+    free: Mutex<HashMap<(Use, u64), BTreeMap<u64, Buffer>>>,
     free_bytes: AtomicU64,
     allocated: AtomicU64,
     peak: AtomicU64,
     allocations: AtomicU64,
+    trims: AtomicU64,
 }
 
 /// A buffer that goes back to its pool with its last owner. What is queued then still finds its contents: later work on the
 /// buffer comes later in the queue.
 pub(crate) struct Memory {
     buffer: Option<Buffer>,
+    id: u64,
     key: (Use, u64),
     pool: Arc<Pool>,
 }
@@ -51,6 +54,16 @@ impl Memory {
     /// The buffer; its size is a size class, at least what was asked for.
     pub(crate) fn buffer(&self) -> Option<&Buffer> {
         self.buffer.as_ref()
+    }
+
+    /// The buffer's number, which no other buffer of the pool ever has.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Bytes of the buffer: whole `vec4`s.
+    pub(crate) fn size(&self) -> u64 {
+        self.key.1
     }
 
     /// Gives the buffer back to the system, not to the pool (it is in a state that a next owner could not use).
@@ -64,7 +77,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
-            self.pool.give_back(self.key, buffer);
+            self.pool.give_back(self.key, self.id, buffer);
         }
     }
 }
@@ -88,6 +101,7 @@ impl Pool {
             allocated: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
+            trims: AtomicU64::new(0),
         }
     }
 
@@ -100,10 +114,10 @@ impl Pool {
     ) -> Result<Memory, DeviceError> {
         let size = class(bytes, self.max_buffer_bytes);
         let key = (usage, size);
-        let pooled = self.lock().get_mut(&key).and_then(Vec::pop);
-        if let Some(buffer) = pooled {
+        let pooled = self.lock().get_mut(&key).and_then(BTreeMap::pop_first);
+        if let Some((id, buffer)) = pooled {
             self.free_bytes.fetch_sub(size, Ordering::Relaxed);
-            return Ok(Memory { buffer: Some(buffer), key, pool: self.clone() });
+            return Ok(Memory { buffer: Some(buffer), id, key, pool: self.clone() });
         }
         let buffer = match self.allocate(usage, size, &what) {
             Err(DeviceError::OutOfMemory { .. }) if self.free_bytes.load(Ordering::Relaxed) > 0 => {
@@ -113,10 +127,10 @@ impl Pool {
             }
             other => other?,
         };
-        self.allocations.fetch_add(1, Ordering::Relaxed);
+        let id = self.allocations.fetch_add(1, Ordering::Relaxed);
         let now = self.allocated.fetch_add(size, Ordering::Relaxed) + size;
         self.peak.fetch_max(now, Ordering::Relaxed);
-        Ok(Memory { buffer: Some(buffer), key, pool: self.clone() })
+        Ok(Memory { buffer: Some(buffer), id, key, pool: self.clone() })
     }
 
     fn allocate(&self, usage: Use, size: u64, what: &impl Fn() -> String) -> Result<Buffer, DeviceError> {
@@ -143,18 +157,24 @@ impl Pool {
         let bytes: u64 = unused.iter().map(|((_, size), list)| size * list.len() as u64).sum();
         self.free_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.allocated.fetch_sub(bytes, Ordering::Relaxed);
+        self.trims.fetch_add(1, Ordering::Relaxed);
         drop(unused);
         // The driver frees memory once it has seen that the queue is done with it.
         let _ = self.device.poll(wgpu::PollType::Poll);
     }
 
-    fn give_back(&self, key: (Use, u64), buffer: Buffer) {
+    /// How often [`Pool::trim`] was called: bind groups made before may hold buffers that it gave up.
+    pub(crate) fn trims(&self) -> u64 {
+        self.trims.load(Ordering::Relaxed)
+    }
+
+    fn give_back(&self, key: (Use, u64), id: u64, buffer: Buffer) {
         let used = self.allocated.load(Ordering::Relaxed) - self.free_bytes.load(Ordering::Relaxed);
         if self.free_bytes.load(Ordering::Relaxed) + key.1 > KEEP_AT_LEAST.max(used) {
             // Sizes that are no longer asked for must not pile up.
             self.trim();
         }
-        self.lock().entry(key).or_default().push(buffer);
+        self.lock().entry(key).or_default().insert(id, buffer);
         self.free_bytes.fetch_add(key.1, Ordering::Relaxed);
     }
 
@@ -164,7 +184,7 @@ impl Pool {
         (load(&self.allocations), load(&self.allocated), load(&self.peak))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Use, u64), Vec<Buffer>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Use, u64), BTreeMap<u64, Buffer>>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Arg, Case, assert_close, device, load, node, noise, numbers};
 use wgrad_ir::{
-    BinaryOp, DType, Expr, ExprId, IndexMap, Kernel, MatMulKernel, Op, ReduceKernel, ReduceOp,
-    ScatterAddKernel, Shape, View,
+    BinaryOp, DType, Expr, ExprId, IndexMap, Kernel, MatMulKernel, Op, Operand, ReduceKernel, ReduceOp,
+    Reduction, ScatterAddKernel, Shape, Store, View,
 };
 use wgrad_kernels::{Choices, MatMulVariant, ReduceVariant};
 use wgrad_runtime::Device;
@@ -57,10 +57,8 @@ fn every_reduction_variant_agrees_with_the_definition() {
             let kernel = ReduceKernel {
                 outer: outer.clone(),
                 inner: inner.clone(),
-                op,
                 exprs,
-                value: ExprId(1),
-                out: 1,
+                outs: vec![Reduction { op, value: ExprId(1), arg: 1 }],
             };
             let args = vec![Arg::In(dtype, data), Arg::Out(dtype, outer.elements())];
             let case = Case::new(Kernel::Reduce(kernel), args);
@@ -91,10 +89,8 @@ fn an_empty_sum_is_zero() {
         let kernel = ReduceKernel {
             outer: [3].into(),
             inner: [0].into(),
-            op: ReduceOp::Sum,
             exprs,
-            value: ExprId(0),
-            out: 1,
+            outs: vec![Reduction { op: ReduceOp::Sum, value: ExprId(0), arg: 1 }],
         };
         let case =
             Case::new(Kernel::Reduce(kernel), vec![Arg::In(DType::F32, vec![]), Arg::Out(DType::F32, 3)]);
@@ -107,10 +103,8 @@ fn tenths(n: usize) -> Case {
     let kernel = ReduceKernel {
         outer: Shape::scalar(),
         inner: [n].into(),
-        op: ReduceOp::Sum,
         exprs: vec![load(0, IndexMap::contiguous([n].into()), DType::F32)],
-        value: ExprId(0),
-        out: 1,
+        outs: vec![Reduction { op: ReduceOp::Sum, value: ExprId(0), arg: 1 }],
     };
     Case::new(
         Kernel::Reduce(kernel),
@@ -180,7 +174,11 @@ fn product(
     let (a, a_len) = operand(m, k, transposed[0], repeated[0]);
     let (b, b_len) = operand(k, n, transposed[1], repeated[1]);
     let results = batch.elements() * m * n;
-    let kernel = MatMulKernel { batch, m, n, k, dtype: DType::F32, a, b };
+    let (a, b) = (Operand { arg: 1, view: a }, Operand { arg: 2, view: b });
+    let space: Shape = batch.iter().copied().chain([m, n]).collect();
+    let stores = vec![Store { arg: 0, value: ExprId(0), view: View::contiguous(space) }];
+    let exprs = vec![node(Expr::Product, DType::F32)];
+    let kernel = MatMulKernel { batch, m, n, k, dtype: DType::F32, a, b, exprs, stores };
     let args = vec![
         Arg::Out(DType::F32, results),
         Arg::In(DType::F32, noise(a_len, 1)),

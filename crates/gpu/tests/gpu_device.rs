@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Arg, Case, decode, device, encode, load, node, noise, spec};
+use common::{Arg, Case, decode, device, encode, load, node, noise, spec, whole};
 use wgrad_gpu::GpuBackend;
 use wgrad_ir::{
     BinaryOp, BufferRef, DType, Expr, ExprId, IndexMap, Kernel, Literal, MapKernel, OutputSource, OutputSpec,
@@ -28,7 +28,7 @@ fn scale(n: usize, scalar: u32) -> Kernel {
 fn chain(n: usize) -> Program {
     let step = |scalar, from, to| Step {
         kernel: Arc::new(scale(n, scalar)),
-        args: vec![from, to],
+        args: [from, to].map(|buffer| whole(buffer, 4 * n as u64)).to_vec(),
         label: format!("scale {scalar}"),
     };
     Program {
@@ -42,6 +42,7 @@ fn chain(n: usize) -> Program {
             step(1, BufferRef::Temp(0), BufferRef::Temp(1)),
             step(0, BufferRef::Temp(1), BufferRef::Output(0)),
         ],
+        ..Program::default()
     }
 }
 
@@ -91,7 +92,7 @@ fn a_repeated_program_takes_new_scalars_and_allocates_nothing() {
         let (a, b) = (f64::from(round), 0.5);
         let scalars = [a, b].map(|v| Literal::from_f64(DType::F32, v));
         let out = executable.run(vec![input], &scalars).unwrap();
-        let got = decode(DType::F32, &device.read(&out[0], DType::F32).unwrap().wait().unwrap());
+        let got = decode(DType::F32, &device.read(&out.results[0], DType::F32).unwrap().wait().unwrap());
         assert!(got.iter().zip(&data).all(|(g, x)| (g - a * a * b * x).abs() < 1e-6));
         let stats = device.stats();
         assert_eq!((stats.runs, stats.dispatches), (u64::from(round) + 1, 3 * u64::from(round) + 3));
@@ -109,7 +110,7 @@ fn a_repeated_program_takes_new_scalars_and_allocates_nothing() {
         })
         .collect();
     for (v, out) in (1..4u32).zip(runs) {
-        let got = decode(DType::F32, &device.read(&out[0], DType::F32).unwrap().wait().unwrap());
+        let got = decode(DType::F32, &device.read(&out.results[0], DType::F32).unwrap().wait().unwrap());
         assert!(got.iter().zip(&data).all(|(g, x)| (g - f64::from(v * v) * x).abs() < 1e-5));
     }
 }
@@ -127,7 +128,10 @@ fn programs_run_from_several_threads() {
                     let input = device.upload(&encode(DType::F32, &vec![1.0; n]), DType::F32).unwrap();
                     let scalars = [f64::from(t), 1.0].map(|v| Literal::from_f64(DType::F32, v));
                     let out = executable.run(vec![input], &scalars).unwrap();
-                    let got = decode(DType::F32, &device.read(&out[0], DType::F32).unwrap().wait().unwrap());
+                    let got = decode(
+                        DType::F32,
+                        &device.read(&out.results[0], DType::F32).unwrap().wait().unwrap(),
+                    );
                     assert!(got.iter().all(|&g| g == f64::from(t * t)), "thread {t}");
                 }
             });
@@ -147,7 +151,8 @@ fn a_binding_beyond_the_limit_is_refused_by_name() {
     let mut program = case.program();
     program.inputs = vec![spec(DType::F32, n)];
     program.results = vec![spec(DType::F32, n)];
-    program.steps[0].args = vec![BufferRef::Input(0), BufferRef::Output(0)];
+    program.steps[0].args =
+        [BufferRef::Input(0), BufferRef::Output(0)].map(|buffer| whole(buffer, 4 * n as u64)).to_vec();
     let Err(error) = device.prepare(Arc::new(program)) else { panic!("accepted") };
     let text = error.to_string();
     assert!(matches!(error, DeviceError::TooLarge { buffer: Some(BufferRef::Input(0)), .. }), "{text}");

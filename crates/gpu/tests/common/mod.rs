@@ -10,7 +10,7 @@ use wgrad_ir::{
     Program, Shape, Step, philox, verify_program,
 };
 use wgrad_kernels::Choices;
-use wgrad_runtime::{Device, DeviceError};
+use wgrad_runtime::{Device, DeviceError, RunOutput};
 
 /// The best adapter, opened once. Without one the test fails, unless `WGRAD_TEST_DEVICES=cpu` says that this machine has none.
 pub(crate) fn device() -> Option<Arc<GpuDevice>> {
@@ -34,6 +34,8 @@ pub(crate) fn device() -> Option<Arc<GpuDevice>> {
 #[derive(Clone, Debug)]
 pub(crate) enum Arg {
     In(DType, Vec<f64>),
+    /// An input that is updated in place, and one of the outputs.
+    Update(DType, Vec<f64>),
     Out(DType, usize),
     /// Scratch words.
     Temp(usize),
@@ -56,23 +58,30 @@ impl Case {
             Program { scalars: self.scalars.iter().map(|s| s.dtype()).collect(), ..Program::default() };
         let mut args = Vec::new();
         for arg in &self.args {
-            args.push(match arg {
-                Arg::In(dtype, data) => {
+            let (buffer, bytes) = match arg {
+                Arg::In(dtype, data) | Arg::Update(dtype, data) => {
+                    let input = program.inputs.len() as u32;
                     program.inputs.push(spec(*dtype, data.len()));
-                    BufferRef::Input(program.inputs.len() as u32 - 1)
+                    if matches!(arg, Arg::Update(..)) {
+                        program.updates.push(input);
+                        let (source, shape) = (OutputSource::Input(input), Shape::from([data.len()]));
+                        program.outputs.push(OutputSpec { source, shape, dtype: *dtype });
+                    }
+                    (BufferRef::Input(input), 4 * data.len())
                 }
                 Arg::Out(dtype, len) => {
                     let (shape, dtype) = (Shape::from([*len]), *dtype);
                     let source = OutputSource::Result(program.results.len() as u32);
                     program.outputs.push(OutputSpec { source, shape, dtype });
                     program.results.push(spec(dtype, *len));
-                    BufferRef::Output(program.results.len() as u32 - 1)
+                    (BufferRef::Output(program.results.len() as u32 - 1), 4 * len)
                 }
                 Arg::Temp(words) => {
                     program.temps.push(4 * *words as u64);
-                    BufferRef::Temp(program.temps.len() as u32 - 1)
+                    (BufferRef::Temp(program.temps.len() as u32 - 1), 4 * words)
                 }
-            });
+            };
+            args.push(whole(buffer, bytes as u64));
         }
         program.steps.push(Step { kernel: Arc::new(self.kernel.clone()), args, label: "case".into() });
         program
@@ -91,19 +100,17 @@ impl Case {
         {
             wgrad_kernels::check(&dispatch.source).unwrap_or_else(|e| panic!("{e}\n{}", dispatch.source));
         }
-        let inputs = self.args.iter().filter_map(|arg| match arg {
-            Arg::In(dtype, data) => Some(device.upload(&encode(*dtype, data), *dtype)),
-            _ => None,
-        });
-        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let executable = device.prepare_with(Arc::new(program), choices)?;
-        let results = executable.run(inputs, &self.scalars)?;
-        let specs = &executable.program().results;
-        results
-            .iter()
-            .zip(specs)
-            .map(|(buffer, spec)| Ok(decode(spec.dtype, &device.read(buffer, spec.dtype)?.wait()?)))
-            .collect()
+        let inputs = self.inputs().map(|(dtype, data)| device.upload(&encode(dtype, data), dtype));
+        let output = executable.run(inputs.collect::<Result<_, _>>()?, &self.scalars)?;
+        outputs(device, executable.program(), &output)
+    }
+
+    fn inputs(&self) -> impl Iterator<Item = (DType, &[f64])> {
+        self.args.iter().filter_map(|arg| match arg {
+            Arg::In(dtype, data) | Arg::Update(dtype, data) => Some((*dtype, data.as_slice())),
+            _ => None,
+        })
     }
 
     pub(crate) fn run(&self, device: &GpuDevice) -> Vec<Vec<f64>> {
@@ -112,13 +119,34 @@ impl Case {
 
     /// The results by definition.
     pub(crate) fn reference(&self) -> Vec<Vec<f64>> {
-        let inputs = self.args.iter().filter_map(|arg| match arg {
-            Arg::In(_, data) => Some(data.clone()),
-            _ => None,
-        });
+        let inputs: Vec<_> = self.inputs().map(|(_, data)| data.to_vec()).collect();
         let scalars: Vec<f64> = self.scalars.iter().map(|s| s.as_f64()).collect();
-        run_program(&self.program(), &inputs.collect::<Vec<_>>(), &scalars, Rounding::EachOperation)
+        run_program(&self.program(), &inputs, &scalars, Rounding::EachOperation)
     }
+}
+
+/// The elements of a program's outputs that a run made.
+pub(crate) fn outputs(
+    device: &GpuDevice,
+    program: &Program,
+    run: &RunOutput,
+) -> Result<Vec<Vec<f64>>, DeviceError> {
+    let read = |output: &OutputSpec| {
+        let buffer = match output.source {
+            OutputSource::Result(i) => &run.results[i as usize],
+            OutputSource::Input(i) => {
+                let n = program.updates.binary_search(&i).expect("an updated input");
+                &run.updated[n]
+            }
+        };
+        Ok(decode(output.dtype, &device.read(buffer, output.dtype)?.wait()?))
+    };
+    program.outputs.iter().map(read).collect()
+}
+
+/// All of a buffer.
+pub(crate) fn whole(buffer: BufferRef, bytes: u64) -> wgrad_ir::Arg {
+    wgrad_ir::Arg { buffer, offset: 0, bytes }
 }
 
 pub(crate) fn spec(dtype: DType, len: usize) -> BufferSpec {
