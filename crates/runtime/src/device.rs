@@ -61,6 +61,12 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// The device cannot: it has no timestamps.
     fn set_profiling(&self, on: bool) -> Result<(), DeviceError>;
 
+    /// Bytes that a buffer of `bytes` takes from the system: as many, unless the device rounds sizes so that buffers of
+    /// neighbouring sizes can follow each other in the same memory.
+    fn allocation_bytes(&self, bytes: u64) -> u64 {
+        bytes
+    }
+
     /// Counters since the device was opened.
     fn stats(&self) -> DeviceStats;
 }

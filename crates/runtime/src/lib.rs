@@ -9,6 +9,7 @@ mod cache;
 mod device;
 mod error;
 mod memory;
+mod planning;
 mod readback;
 mod registry;
 
@@ -19,5 +20,6 @@ pub use device::{
 };
 pub use error::DeviceError;
 pub use memory::{MemoryEstimate, available_memory, check_available, human_bytes};
+pub use planning::{PlannedRun, PlanningDevice, check_limits};
 pub use readback::{PendingRead, Readback};
 pub use registry::{Backend, Opened, Registry};
