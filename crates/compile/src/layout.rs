@@ -96,22 +96,35 @@ impl<'g> Layout<'g> {
         (base, IndexMap::contiguous(self.graph.node(id).shape.clone()))
     }
 
+    /// Whether two different nodes share elements of one buffer.
+    pub fn overlap(&self, a: NodeId, b: NodeId) -> bool {
+        let range = |id: NodeId| {
+            let (owner, start) = self.owner(id);
+            (owner, start, start + self.graph.node(id).shape.elements())
+        };
+        let (x, y) = (range(a), range(b));
+        a != b && x.0 == y.0 && x.1 < y.2 && y.1 < x.2
+    }
+
     /// Whether the node is a range of an input: nothing computes it.
     pub fn is_given(&self, id: NodeId) -> bool {
         self.parts[id.index()].is_some() && matches!(self.graph.node(self.owner(id).0).op, Op::Input { .. })
     }
 
+    /// The node of which `id` is a part, if it has no buffer of its own.
+    pub fn holder(&self, id: NodeId) -> Option<NodeId> {
+        let part = self.parts[id.index()].map(|p| p.owner);
+        part.or_else(|| self.scattered[id.index()].as_ref().map(|s| s.0))
+    }
+
     /// The node whose buffer holds `id`, and its first element there.
     pub fn owner(&self, id: NodeId) -> (NodeId, usize) {
-        match (&self.parts[id.index()], &self.scattered[id.index()]) {
-            (Some(part), _) => {
-                // A part's owner may itself be a part of a larger one.
-                let (owner, offset) = self.owner(part.owner);
-                (owner, offset + part.offset)
-            }
-            (None, Some((owner, _))) => self.owner(*owner),
-            (None, None) => (id, 0),
-        }
+        // A part's owner may itself be a part of a larger one.
+        let offset = self.parts[id.index()].map_or(0, |p| p.offset);
+        self.holder(id).map_or((id, 0), |holder| {
+            let (owner, first) = self.owner(holder);
+            (owner, first + offset)
+        })
     }
 
     /// Where a kernel stores the node `id`: the argument that stands for its buffer, and the view into it.

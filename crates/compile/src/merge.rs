@@ -51,10 +51,13 @@ pub fn merge(
             }
         };
         for node in written {
-            m.writer.insert(node, at);
-            let (owner, _) = layout.owner(node);
-            let last = m.writer.entry(owner).or_insert(at);
-            *last = at.max(*last);
+            // Several kernels may write a concatenation: it is there after the last of them.
+            let mut next = Some(node);
+            while let Some(id) = next {
+                let last = m.writer.entry(id).or_insert(at);
+                *last = at.max(*last);
+                next = layout.holder(id);
+            }
         }
     }
     m.out
@@ -96,12 +99,9 @@ impl Merger<'_> {
         let clash = |written: NodeId, read: NodeId| {
             written != read && self.layout.owner(written).0 == self.layout.owner(read).0
         };
-        // Two parts of one buffer are two bindings; a part and the whole would overlap.
-        let overlap = |a: NodeId, b: NodeId| {
-            let (x, y) = (self.layout.owner(a).0, self.layout.owner(b).0);
-            a != b && x == y && (a == x || b == x)
-        };
-        host.written().any(|w| guest.read().any(|r| clash(w, r)) || guest.written().any(|g| overlap(w, g)))
+        // Two parts of one buffer are two bindings, which must not overlap.
+        host.written()
+            .any(|w| guest.read().any(|r| clash(w, r)) || guest.written().any(|g| self.layout.overlap(w, g)))
             || guest.written().any(|w| host.read().any(|r| clash(w, r) || w == r))
     }
 

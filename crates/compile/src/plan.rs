@@ -125,7 +125,7 @@ pub fn conflicts(layout: &Layout<'_>, kernels: &[NodeKernel]) -> Vec<NodeId> {
             for &other in &others {
                 let both_written = written.contains(&other);
                 let same = other != w && layout.owner(other).0 == owner;
-                if !same || both_written && w != owner && other != owner {
+                if !same || both_written && !layout.overlap(w, other) {
                     continue;
                 }
                 let scattered = layout.graph.ids().filter(|n| {

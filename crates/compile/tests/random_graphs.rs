@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree};
 use smallvec::SmallVec;
 use wgrad_compile::{Options, compile};
 use wgrad_ir::reference::{Rounding, run_graph, run_program};
 use wgrad_ir::{
-    BinaryOp, CompareOp, DType, DeviceCaps, Function, Graph, Literal, NodeId, Op, RandomKind, ReduceOp,
-    Shape, UnaryOp,
+    BinaryOp, CompareOp, DType, DeviceCaps, Function, Graph, Kernel, Literal, NodeId, Op, RandomKind,
+    ReduceOp, Shape, UnaryOp,
 };
 
 /// One random decision: which operation, on which operands, with which numbers.
@@ -45,7 +45,7 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
     let (shape, dtype) = (g.node(x).shape.clone(), g.node(x).dtype);
     let rank = shape.rank();
     let float = dtype == DType::F32;
-    let op = match kind % 23 {
+    let op = match kind % 24 {
         0 | 1 if float => {
             let smooth =
                 [UnaryOp::Neg, UnaryOp::Abs, UnaryOp::Tanh, UnaryOp::Sin, UnaryOp::Cos, UnaryOp::Floor];
@@ -98,7 +98,13 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
             perm.swap(rank - 1, rank - 2);
             let t = g.push(Op::Permute(perm), &[x]).unwrap();
             let operands = if r[0].is_multiple_of(2) { [x, t] } else { [t, x] };
-            return g.push(Op::Dot, &operands).ok();
+            let product = g.push(Op::Dot, &operands).ok()?;
+            if r[1] % 3 == 0 {
+                return Some(product);
+            }
+            let y = matched(g, product, other);
+            let y = g.push(Op::Binary(BinaryOp::Add), &[product, y]).unwrap();
+            return g.push(Op::Unary(UnaryOp::Tanh), &[y]).ok();
         }
         17 if float && rank > 0 && shape[0] > 0 => {
             let count = 1 + r[0] % 4;
@@ -146,6 +152,14 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
         21 if float => {
             let function = Arc::new(swish(&shape));
             return g.push(Op::Call { function, output: (r[0] % 2) as u32 }, &[x]).ok();
+        }
+        // Sums over rows, as the gradients of a scale and a shift are.
+        23 if float && rank > 1 && shape.elements() > 0 => {
+            let axes: SmallVec<[usize; 6]> = SmallVec::from_slice(&[0]);
+            let square = g.push(Op::Binary(BinaryOp::Mul), &[x, x]).unwrap();
+            let scale = g.push(Op::Reduce { op: ReduceOp::Sum, axes: axes.clone() }, &[square]).unwrap();
+            let shift = g.push(Op::Reduce { op: ReduceOp::Max, axes }, &[x]).unwrap();
+            return g.push(Op::Concat { axis: 0 }, &[scale, shift]).ok();
         }
         // A norm along the last axis: rows.
         22 if float && rank > 0 && shape.elements() > 0 => {
@@ -201,12 +215,50 @@ fn gpu_like() -> DeviceCaps {
     }
 }
 
+/// The random graphs would prove little if they never met a mechanism: each occurs in some of them.
+#[test]
+fn random_graphs_meet_every_mechanism() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let strategy = (dims(), choices(), prop::collection::vec(any::<usize>(), 0..3));
+    let mut met = [("row", 0), ("epilogue", 0), ("several reductions", 0), ("update", 0), ("part", 0)];
+    for _ in 0..1000 {
+        let (dims, choices, wanted) = strategy.new_tree(&mut runner).unwrap().current();
+        let mut g = build(&dims, &choices, &wanted);
+        g.set_donated(vec![0, 1]);
+        let program =
+            compile(&g, &DeviceCaps::cpu(), &Options::default()).unwrap_or_else(|e| panic!("{e}\n{g}"));
+        let any = |f: &dyn Fn(&Kernel) -> bool| program.steps.iter().any(|s| f(&s.kernel));
+        let part = |s: &wgrad_ir::Step| s.args.iter().any(|a| a.bytes < program.bytes(a.buffer));
+        let hits = [
+            any(&|k| matches!(k, Kernel::Row(_))),
+            any(&|k| matches!(k, Kernel::MatMul(k) if !k.is_plain())),
+            any(&|k| matches!(k, Kernel::Reduce(k) if k.outs.len() > 1)),
+            !program.updates.is_empty(),
+            program.steps.iter().any(part),
+        ];
+        met.iter_mut().zip(hits).for_each(|(m, hit)| m.1 += usize::from(hit));
+    }
+    assert!(met.iter().all(|m| m.1 >= MET), "{met:?}");
+}
+
+/// In how many of a thousand programs each mechanism occurs, at least.
+const MET: usize = 10;
+
+fn dims() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(1usize..5, 1..4)
+}
+
+fn choices() -> impl Strategy<Value = Vec<Choice>> {
+    let numbers = [0usize..9, 0usize..9, 0usize..9];
+    prop::collection::vec((any::<u8>(), any::<usize>(), any::<usize>(), numbers), 1..24)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
     #[test]
     fn programs_compute_what_graphs_say(
-        dims in prop::collection::vec(1usize..5, 1..4),
-        choices in prop::collection::vec((any::<u8>(), any::<usize>(), any::<usize>(), [0usize..9, 0usize..9, 0usize..9]), 1..24),
+        dims in dims(),
+        choices in choices(),
         wanted in prop::collection::vec(any::<usize>(), 0..3),
         passes in any::<u8>(),
         donate in any::<bool>(),
