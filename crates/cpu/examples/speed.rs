@@ -6,8 +6,8 @@ use std::{error::Error, sync::Arc, time::Instant};
 
 use wgrad_cpu::CpuDevice;
 use wgrad_ir::{
-    BinaryOp, BufferRef, BufferSpec, DType, Expr, ExprId, ExprNode, Kernel, Literal, MapKernel, MatMulKernel,
-    Program, ReduceKernel, ReduceOp, Shape, Step, Store, UnaryOp, View,
+    Arg, BinaryOp, BufferRef, BufferSpec, DType, Expr, ExprId, ExprNode, Kernel, Literal, MapKernel,
+    MatMulKernel, Operand, Program, ReduceKernel, ReduceOp, Reduction, Shape, Step, Store, UnaryOp, View,
 };
 use wgrad_runtime::{Buffer, Device};
 
@@ -32,14 +32,14 @@ fn map(space: &Shape, exprs: Vec<ExprNode>) -> Kernel {
 /// Runs one kernel with result 0 and the given inputs, and returns its best time in seconds.
 fn time(device: &CpuDevice, kernel: Kernel, out: &Shape, inputs: &[&Shape]) -> Result<f64, Box<dyn Error>> {
     let spec = |s: &Shape| BufferSpec { shape: s.clone(), dtype: DType::F32, bytes: 4 * s.elements() as u64 };
-    let mut args = vec![BufferRef::Output(0)];
-    args.extend((0..inputs.len() as u32).map(BufferRef::Input));
-    let program = Program {
+    let mut program = Program {
         inputs: inputs.iter().map(|s| spec(s)).collect(),
         results: vec![spec(out)],
-        steps: vec![Step { kernel: Arc::new(kernel), args, label: "kernel".into() }],
         ..Program::default()
     };
+    let buffers = [BufferRef::Output(0)].into_iter().chain((0..inputs.len() as u32).map(BufferRef::Input));
+    let args = buffers.map(|buffer| Arg { buffer, offset: 0, bytes: program.bytes(buffer) }).collect();
+    program.steps = vec![Step { kernel: Arc::new(kernel), args, label: "kernel".into() }];
     let buffers = inputs
         .iter()
         .map(|s| {
@@ -93,10 +93,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             Kernel::Reduce(ReduceKernel {
                 outer: outer.clone(),
                 inner: inner.clone(),
-                op: ReduceOp::Sum,
                 exprs: vec![load(1, &full, &strides)],
-                value: ExprId(0),
-                out: 0,
+                outs: vec![Reduction { op: ReduceOp::Sum, value: ExprId(0), arg: 0 }],
             })
         };
         report("row sum", time(&device, reduce(&r, &c, whole), &r, &[&space])?, 4.0 * n);
@@ -124,7 +122,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let (a, b) = (operand(m, k, false), operand(k, n, t));
         let (sa, sb) = (a.shape.clone(), b.shape.clone());
-        let kernel = Kernel::MatMul(MatMulKernel { batch: [batch].into(), m, n, k, dtype: DType::F32, a, b });
+        let kernel = Kernel::MatMul(MatMulKernel {
+            batch: [batch].into(),
+            m,
+            n,
+            k,
+            dtype: DType::F32,
+            a: Operand { arg: 1, view: a },
+            b: Operand { arg: 2, view: b },
+            exprs: vec![node(Expr::Product)],
+            stores: vec![Store { arg: 0, value: ExprId(0), view: View::contiguous([batch, m, n].into()) }],
+        });
         let flops = kernel.flops() as f64;
         let seconds = time(&device, kernel, &[batch, m, n].into(), &[&sa, &sb])?;
         println!(

@@ -16,8 +16,9 @@ unsafe impl Send for RawBuffer {}
 // SAFETY: as above.
 unsafe impl Sync for RawBuffer {}
 
-/// The buffers and scalars of one step. The buffers stay alive while the step runs, are aligned to 64 bytes, initialised,
-/// and (as `verify_program` has checked) none that the step writes is bound a second time.
+/// The buffers and scalars of one step. The buffers stay alive while the step runs, are aligned to 64 bytes and initialised.
+/// As `verify_program` has checked, none overlaps one that the step writes, and none is both read and written but by Map kernels
+/// that update it in place: there, an index reads and writes the same element.
 pub(crate) struct Args<'a> {
     pub(crate) buffers: SmallVec<[RawBuffer; 8]>,
     pub(crate) scalars: &'a [Literal],
@@ -32,6 +33,17 @@ impl Args<'_> {
         let raw = self.buffers[arg as usize];
         // SAFETY: alive, aligned and initialised (see the type); a buffer that is read is not written by this step.
         unsafe { std::slice::from_raw_parts(raw.ptr.cast(), raw.bytes / size_of::<T>()) }
+    }
+
+    /// The elements `[start, start + len)` of a buffer that the step reads, and perhaps updates in place.
+    #[inline]
+    pub(crate) fn read_part<T: Pod>(&self, arg: u32, start: usize, len: usize) -> &[T] {
+        let raw = self.buffers[arg as usize];
+        let all = raw.bytes / size_of::<T>();
+        assert!(start <= all && len <= all - start, "a kernel reads outside of its buffer");
+        // SAFETY: within the buffer, alive, aligned and initialised; other tasks update other elements, and this task updates
+        // these only after the values that it has computed from them.
+        unsafe { std::slice::from_raw_parts(raw.ptr.cast::<T>().add(start), len) }
     }
 
     /// The buffer of a result. Kernels write disjoint parts of it from several threads.

@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) info: DeviceInfo,
     pub(crate) pool: Arc<Pool>,
     pub(crate) counters: Counters,
+    /// Whether runs measure their steps.
+    pub(crate) profiling: AtomicBool,
     /// A kernel met an index out of range since the last read.
     pub(crate) out_of_range: AtomicBool,
 }
@@ -37,12 +39,11 @@ pub(crate) struct Counters {
     pub(crate) run_nanos: AtomicU64,
     pub(crate) dispatches: AtomicU64,
     pub(crate) pipelines: AtomicU64,
+    pub(crate) copied_inputs: AtomicU64,
 }
 
 /// The native CPU as a device. Runs are synchronous: what [`Executable::run`] returns is computed. Threads are rayon's, so
 /// `RAYON_NUM_THREADS` or an enclosing pool limits them; results do not depend on their number.
-///
-/// With the environment variable `WGRAD_CPU_PROFILE` set, each program prints the time of its steps when it is dropped.
 pub struct CpuDevice {
     shared: Arc<Shared>,
     caps: DeviceCaps,
@@ -60,6 +61,7 @@ impl CpuDevice {
                 info,
                 pool,
                 counters: Counters::default(),
+                profiling: AtomicBool::new(false),
                 out_of_range: AtomicBool::new(false),
             }),
             caps: DeviceCaps::cpu(),
@@ -149,6 +151,11 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn set_profiling(&self, on: bool) -> Result<(), DeviceError> {
+        self.shared.profiling.store(on, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn stats(&self) -> DeviceStats {
         let pool = self.shared.pool.stats();
         let counters = &self.shared.counters;
@@ -162,6 +169,8 @@ impl Device for CpuDevice {
             peak_bytes: pool.peak,
             pipelines: counters.pipelines.load(Ordering::Relaxed),
             submissions: runs,
+            bind_groups: 0,
+            copied_inputs: counters.copied_inputs.load(Ordering::Relaxed),
         }
     }
 }

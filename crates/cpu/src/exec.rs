@@ -2,15 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
 use wgrad_ir::{BufferRef, Kernel, Literal, Program, verify_program};
-use wgrad_runtime::{Buffer, DeviceError, Executable, human_bytes};
+use wgrad_runtime::{Buffer, DeviceError, Executable, RunOutput, StepTime, human_bytes};
 
 use crate::{
     args::{Args, RawBuffer},
@@ -19,6 +16,7 @@ use crate::{
     matmul::MatMulPlan,
     memory::Memory,
     reduce::ReducePlan,
+    row::RowPlan,
     scatter, threads,
 };
 
@@ -26,24 +24,28 @@ use crate::{
 #[derive(Debug)]
 enum Plan {
     Map(MapPlan),
+    Row(RowPlan),
     Reduce(ReducePlan),
     MatMul(MatMulPlan),
     ScatterAdd(wgrad_ir::ScatterAddKernel),
 }
 
 impl Plan {
-    fn new(kernel: &Kernel) -> Plan {
-        match kernel {
+    fn new(kernel: &Kernel) -> Option<Plan> {
+        Some(match kernel {
             Kernel::Map(k) => Plan::Map(MapPlan::new(k)),
+            Kernel::Row(k) => Plan::Row(RowPlan::new(k)),
             Kernel::Reduce(k) => Plan::Reduce(ReducePlan::new(k)),
             Kernel::MatMul(k) => Plan::MatMul(MatMulPlan::new(k)),
             Kernel::ScatterAdd(k) => Plan::ScatterAdd(k.clone()),
-        }
+            Kernel::Attention(_) | Kernel::AttentionGrad(_) => return None,
+        })
     }
 
     fn cost(&self) -> f64 {
         match self {
             Plan::Map(p) => p.cost(),
+            Plan::Row(p) => p.cost(),
             Plan::Reduce(p) => p.cost(),
             Plan::MatMul(p) => p.cost(),
             Plan::ScatterAdd(k) => scatter::cost(k),
@@ -53,6 +55,7 @@ impl Plan {
     fn run(&self, args: &Args<'_>) {
         match self {
             Plan::Map(p) => p.run(args),
+            Plan::Row(p) => p.run(args),
             Plan::Reduce(p) => p.run(args),
             Plan::MatMul(p) => p.run(args),
             Plan::ScatterAdd(k) => scatter::run(k, args),
@@ -70,8 +73,8 @@ pub(crate) struct CpuExecutable {
     parallel: bool,
     /// For the message when memory is short.
     largest: String,
-    /// Nanoseconds spent in each step so far, if they are measured.
-    timings: Option<Vec<AtomicU64>>,
+    /// What the steps of the latest run took, if that was measured.
+    times: Mutex<Vec<StepTime>>,
 }
 
 impl CpuExecutable {
@@ -81,16 +84,21 @@ impl CpuExecutable {
         let mut known: HashMap<*const Kernel, Arc<Plan>> = HashMap::new();
         let mut plans = Vec::with_capacity(program.steps.len());
         for step in &program.steps {
-            let plan =
-                known.entry(Arc::as_ptr(&step.kernel)).or_insert_with(|| Arc::new(Plan::new(&step.kernel)));
-            plans.push(plan.clone());
+            let key = Arc::as_ptr(&step.kernel);
+            let plan = match known.get(&key) {
+                Some(plan) => plan.clone(),
+                None => Arc::new(Plan::new(&step.kernel).ok_or_else(|| DeviceError::Unsupported {
+                    device: device.info.id.clone(),
+                    what: format!("kernel `{}`", step.label),
+                })?),
+            };
+            known.insert(key, plan.clone());
+            plans.push(plan);
         }
         device.counters.pipelines.fetch_add(known.len() as u64, Ordering::Relaxed);
         let parallel = plans.iter().any(|p| p.cost() > threads::PARALLEL_NS);
         let largest = largest_buffer(&program);
-        let timings = std::env::var_os("WGRAD_CPU_PROFILE")
-            .map(|_| program.steps.iter().map(|_| AtomicU64::new(0)).collect());
-        Ok(CpuExecutable { program, device, plans, parallel, largest, timings })
+        Ok(CpuExecutable { program, device, plans, parallel, largest, times: Mutex::default() })
     }
 
     fn misuse(&self, message: String) -> DeviceError {
@@ -139,22 +147,57 @@ impl CpuExecutable {
         Ok(memories)
     }
 
-    fn steps(&self, buffer: impl Fn(BufferRef) -> RawBuffer, scalars: &[Literal]) {
-        for (i, (step, plan)) in self.program.steps.iter().zip(&self.plans).enumerate() {
-            let args = Args {
-                buffers: step.args.iter().map(|&b| buffer(b)).collect(),
-                scalars,
-                status: &self.device.out_of_range,
-            };
-            match &self.timings {
-                None => plan.run(&args),
-                Some(timings) => {
-                    let start = Instant::now();
-                    plan.run(&args);
-                    timings[i].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-                }
-            }
+    /// One memory per input for the kernels: the given ones, but copies of those that the program updates and that something
+    /// else holds too.
+    fn exclusive(
+        &self,
+        inputs: &mut [Buffer],
+        given: &mut [Arc<Memory>],
+        shared: &[u32],
+        copies: Vec<Memory>,
+    ) {
+        for (&i, copy) in shared.iter().zip(copies) {
+            let i = i as usize;
+            let bytes = (inputs[i].bytes() as usize).min(given[i].capacity()).min(copy.capacity());
+            // SAFETY: both are alive and have so many bytes; the copy is new, so that nothing else accesses it, and nothing
+            // writes a buffer that others hold.
+            unsafe { std::ptr::copy_nonoverlapping(given[i].ptr(), copy.ptr(), bytes) };
+            given[i] = Arc::new(copy);
+            inputs[i] = Buffer::new(given[i].clone(), inputs[i].bytes(), self.device.uid);
         }
+        self.device.counters.copied_inputs.fetch_add(shared.len() as u64, Ordering::Relaxed);
+    }
+
+    fn steps(&self, buffer: impl Fn(BufferRef) -> RawBuffer, scalars: &[Literal]) {
+        let run = |i: usize| {
+            let part = |arg: &wgrad_ir::Arg| {
+                let whole = buffer(arg.buffer);
+                let offset = (arg.offset as usize).min(whole.bytes);
+                // SAFETY: within the buffer's memory, or one past it.
+                let ptr = unsafe { whole.ptr.add(offset) };
+                RawBuffer { ptr, bytes: (arg.bytes as usize).min(whole.bytes - offset) }
+            };
+            let buffers = self.program.steps[i].args.iter().map(part).collect();
+            self.plans[i].run(&Args { buffers, scalars, status: &self.device.out_of_range });
+        };
+        let mut times = Vec::new();
+        if self.device.profiling.load(Ordering::Relaxed) {
+            let begin = Instant::now();
+            for i in 0..self.plans.len() {
+                let start = begin.elapsed();
+                run(i);
+                let nanos = (begin.elapsed() - start).as_nanos() as u64;
+                times.push(StepTime { step: i, start_nanos: start.as_nanos() as u64, nanos });
+            }
+        } else {
+            (0..self.plans.len()).for_each(run);
+        }
+        *self.times() = times;
+    }
+
+    fn times(&self) -> MutexGuard<'_, Vec<StepTime>> {
+        // Nothing under the lock unwinds half-way.
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -163,13 +206,19 @@ impl Executable for CpuExecutable {
         &self.program
     }
 
-    fn run(&self, inputs: Vec<Buffer>, scalars: &[Literal]) -> Result<Vec<Buffer>, DeviceError> {
+    fn run(&self, mut inputs: Vec<Buffer>, scalars: &[Literal]) -> Result<RunOutput, DeviceError> {
         let start = Instant::now();
-        let given = self.check(&inputs, scalars)?;
         let program = &*self.program;
+        // Before `check` takes handles of its own.
+        let held = |&i: &u32| inputs.get(i as usize).is_some_and(|b| !b.is_unique());
+        let shared: Vec<u32> = program.updates.iter().copied().filter(held).collect();
+        let mut given = self.check(&inputs, scalars)?;
         let sizes = program.results.iter().map(|r| r.bytes).chain(program.temps.iter().copied());
+        let sizes = sizes.chain(shared.iter().map(|&i| inputs[i as usize].bytes()));
         let mut results = self.device.pool.take(sizes, || self.largest.clone())?;
-        let temps = results.split_off(program.results.len());
+        let mut temps = results.split_off(program.results.len());
+        let copies = temps.split_off(program.temps.len());
+        self.exclusive(&mut inputs, &mut given, &shared, copies);
         let raw = |memory: &Memory, bytes: u64| RawBuffer {
             ptr: memory.ptr(),
             bytes: (bytes as usize).min(memory.capacity()),
@@ -194,33 +243,17 @@ impl Executable for CpuExecutable {
         counters.runs.fetch_add(1, Ordering::Relaxed);
         counters.run_nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         counters.dispatches.fetch_add(program.steps.len() as u64, Ordering::Relaxed);
-        Ok(results
+        let results = results
             .into_iter()
             .zip(&program.results)
             .map(|(memory, spec)| Buffer::new(Arc::new(memory), spec.bytes, self.device.uid))
-            .collect())
+            .collect();
+        let updated = program.updates.iter().map(|&i| inputs[i as usize].clone()).collect();
+        Ok(RunOutput { results, updated })
     }
-}
 
-impl Drop for CpuExecutable {
-    /// With `WGRAD_CPU_PROFILE` set, prints where the time went.
-    fn drop(&mut self) {
-        let Some(timings) = &self.timings else { return };
-        let mut rows: Vec<(u64, usize)> =
-            timings.iter().enumerate().map(|(i, t)| (t.load(Ordering::Relaxed), i)).collect();
-        rows.sort_unstable_by(|a, b| b.cmp(a));
-        let total: u64 = rows.iter().map(|r| r.0).sum();
-        eprintln!("program of {} steps: {:.3} ms in kernels", rows.len(), total as f64 / 1e6);
-        for (ns, i) in rows.iter().take(40) {
-            let step = &self.program.steps[*i];
-            eprintln!(
-                "{:9.3} ms  {:9.3} ms expected a run  {:11} {}",
-                *ns as f64 / 1e6,
-                self.plans[*i].cost() / 1e6,
-                step.kernel.name(),
-                step.label
-            );
-        }
+    fn profile(&self) -> Result<Vec<StepTime>, DeviceError> {
+        Ok(self.times().clone())
     }
 }
 
@@ -232,10 +265,9 @@ fn largest_buffer(program: &Program) -> String {
     let largest = all.max_by_key(|&b| program.bytes(b));
     let count = program.steps.len();
     let Some(buffer) = largest else { return format!("a program of {count} steps") };
-    let writer = program
-        .steps
-        .iter()
-        .position(|s| s.kernel.writes().iter().any(|&a| s.args.get(a as usize) == Some(&buffer)));
+    let writer = program.steps.iter().position(|s| {
+        s.kernel.writes().iter().any(|&a| s.args.get(a as usize).is_some_and(|a| a.buffer == buffer))
+    });
     let step = match writer {
         Some(i) => format!("the result of step {i}, `{}`", program.steps[i].label),
         None => format!("{buffer:?}"),

@@ -137,6 +137,15 @@ int_fold!(i32);
 int_fold!(u32);
 int_fold!(u8);
 
+/// The combination of `n` equal elements.
+pub(crate) fn repeated<T: Fold>(op: ReduceOp, x: T, n: usize) -> T {
+    match op {
+        ReduceOp::Max | ReduceOp::Min if n > 0 => x,
+        // In the order that a slice of them would have.
+        _ => T::fold(op, &vec![x; n]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

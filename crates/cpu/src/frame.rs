@@ -1,16 +1,18 @@
 //! Evaluates a tape, block by block.
 
-use std::{cell::Cell, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 use wgrad_ir::{DType, RandomKind, philox};
 
 use crate::{
     args::Args,
+    fold::{self, Fold},
     lanes::{self, Src},
     ops::{self, CastOut, Element, by_dtype},
     random,
-    tape::{Code, Instr, Place, Tape},
+    scratch::Scratch,
+    tape::{Code, Instr, Place, Span, Tape},
     walk::Path,
 };
 
@@ -23,29 +25,16 @@ pub(crate) enum Value {
     Elements(*const u8),
 }
 
-thread_local! {
-    /// Scratch memory of this thread, in cache lines; kept from kernel to kernel so that it stays in the cache.
-    static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-}
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-#[expect(dead_code, reason = "only its size and alignment count")]
-struct Line([u8; 64]);
-
 /// A tape under evaluation on one thread.
 pub(crate) struct Frame<'a> {
     tape: &'a Tape,
     args: &'a Args<'a>,
     values: SmallVec<[Value; 32]>,
-    scratch: Vec<Line>,
+    scratch: Scratch,
+    /// Elements of the current block.
     len: usize,
-}
-
-impl Drop for Frame<'_> {
-    fn drop(&mut self) {
-        SCRATCH.set(std::mem::take(&mut self.scratch));
-    }
+    /// The product's elements, where the kernel has any.
+    product: *const u8,
 }
 
 /// Values of the instructions that do not vary, computed once per run; zero for the others.
@@ -53,24 +42,24 @@ pub(crate) fn uniforms(tape: &Tape, args: &Args<'_>) -> Vec<u64> {
     let mut values: Vec<u64> = Vec::with_capacity(tape.instrs.len());
     for instr in &tape.instrs {
         let mut bits = 0u64;
-        if instr.uniform {
+        if instr.is_uniform() {
             let operand = |i: usize| Value::Splat(values[i]);
-            bits = single(instr, args, &operand);
+            bits = single(instr, args, 0, &operand);
         }
         values.push(bits);
     }
     values
 }
 
-/// Evaluates one instruction whose operands are the same for all elements.
-fn single(instr: &Instr, args: &Args<'_>, operand: &dyn Fn(usize) -> Value) -> u64 {
+/// Evaluates one instruction at one index; its operands have one value each.
+fn single(instr: &Instr, args: &Args<'_>, at: usize, operand: &dyn Fn(usize) -> Value) -> u64 {
     match &instr.code {
         Code::Const(bits) => *bits,
         Code::Scalar(index) => args.scalars.get(*index as usize).map_or(0, |l| l.bits()),
         _ => by_dtype!(instr.dtype, T => {
             let mut out = [T::from_bits64(0)];
-            if matches!(instr.code, Code::Load { .. } | Code::Index { .. } | Code::Random { .. } | Code::Gather { .. }) {
-                leaf::<T>(instr, args, 0, &mut out, operand);
+            if instr.code.is_leaf() {
+                leaf::<T>(instr, args, at, &mut out, operand);
             } else {
                 elementwise::<T>(instr, &mut out, operand);
             }
@@ -82,77 +71,115 @@ fn single(instr: &Instr, args: &Args<'_>, operand: &dyn Fn(usize) -> Value) -> u
 impl<'a> Frame<'a> {
     /// A frame whose uniform values are known.
     pub(crate) fn new(tape: &'a Tape, args: &'a Args<'a>, uniforms: &[u64]) -> Self {
-        let mut scratch = SCRATCH.take();
-        let lines = tape.scratch.div_ceil(size_of::<Line>());
-        if scratch.len() < lines {
-            scratch.resize(lines, Line([0; 64]));
+        Frame {
+            tape,
+            args,
+            values: uniforms.iter().map(|&u| Value::Splat(u)).collect(),
+            scratch: Scratch::new(tape.scratch),
+            len: 0,
+            product: std::ptr::null(),
         }
-        Frame { tape, args, values: uniforms.iter().map(|&u| Value::Splat(u)).collect(), scratch, len: 0 }
     }
 
-    /// Evaluates the elements `[start, start + len)`; `len` is at most the tape's block.
+    /// Evaluates the elements `[start, start + len)`; `len` is at most the tape's block, and both are whole rows where the tape
+    /// has rows.
     pub(crate) fn eval(&mut self, start: usize, len: usize) {
-        debug_assert!(len <= self.tape.block);
+        debug_assert!(len <= self.tape.block && len.is_multiple_of(self.tape.row));
         self.len = len;
         for (i, instr) in self.tape.instrs.iter().enumerate() {
-            if !instr.uniform {
-                self.values[i] = self.step(instr, start);
-            }
+            self.values[i] = match instr.span {
+                Span::Uniform => continue,
+                Span::Rows => self.step(instr, start / self.tape.row, len / self.tape.row),
+                Span::Elements => self.step(instr, start, len),
+            };
         }
+    }
+
+    /// Evaluates the elements `[start, start + product.len())` of a product's epilogue.
+    pub(crate) fn eval_product<T: Element>(&mut self, start: usize, product: &[T]) {
+        self.product = product.as_ptr().cast();
+        self.eval(start, product.len());
     }
 
     /// The value of an instruction over the current block. Valid until the next `eval`.
     #[inline]
     pub(crate) fn value<T: Element>(&self, instr: usize) -> Src<'_, T> {
-        operand(self.values[instr], self.len)
+        let rows = self.tape.instrs[instr].span == Span::Rows;
+        operand(self.values[instr], if rows { self.len / self.tape.row } else { self.len })
     }
 
-    fn step(&mut self, instr: &Instr, start: usize) -> Value {
-        let len = self.len;
+    /// The dtype of an instruction.
+    pub(crate) fn dtype(&self, instr: usize) -> DType {
+        self.tape.instrs[instr].dtype
+    }
+
+    fn step(&mut self, instr: &Instr, start: usize, len: usize) -> Value {
         let values = &self.values;
         let get = |i: usize| values[i];
         // Nothing to compute: the buffer's own elements, or one of them for all.
-        if let Code::Load { arg, path, .. } = &instr.code
+        if let Code::Load { arg, path, copy: false, .. } = &instr.code
             && matches!(instr.place, Place::Register(_))
             && let Some((first, step @ (0 | 1))) = path.single_run(start, len)
         {
-            return by_dtype!(instr.dtype, T => {
-                let slice = &self.args.read::<T>(*arg)[first as usize..];
-                match step {
-                    0 => Value::Splat(slice[0].to_bits64()),
-                    _ => Value::Elements(slice[..len].as_ptr().cast()),
-                }
+            return by_dtype!(instr.dtype, T => match step {
+                0 => Value::Splat(self.args.read_part::<T>(*arg, first as usize, 1)[0].to_bits64()),
+                _ => Value::Elements(self.args.read_part::<T>(*arg, first as usize, len).as_ptr().cast()),
             });
         }
         let splat = |i: usize| matches!(values[i], Value::Splat(_));
         let constant = match &instr.code {
-            Code::Unary(_, a) | Code::Cast(a) => splat(*a),
+            Code::Unary(_, a) | Code::Cast(a) | Code::Spread(a) => splat(*a),
             Code::Binary(_, a, b) | Code::Compare(_, a, b) => splat(*a) && splat(*b),
             Code::Select(c, a, b) => splat(*c) && splat(*a) && splat(*b),
+            Code::Load { .. } | Code::Index { .. } | Code::Random { .. } | Code::Gather { .. } => len == 1,
             _ => false,
         };
-        if constant && matches!(instr.place, Place::Register(_)) {
-            return Value::Splat(single(instr, self.args, &get));
+        match (&instr.code, instr.place) {
+            (Code::Product, _) => return Value::Elements(self.product),
+            (Code::Spread(a), Place::Register(_)) if constant => return values[*a],
+            (_, Place::Register(_)) if constant => {
+                return Value::Splat(single(instr, self.args, start, &get));
+            }
+            _ => {}
         }
         by_dtype!(instr.dtype, T => {
             let out: &mut [T] = match instr.place {
                 // SAFETY: tasks evaluate disjoint ranges, and a result in this order has one writer per element.
                 Place::Result(arg, offset) => unsafe { self.args.out::<T>(arg).slice(offset + start, len) },
                 Place::Register(at) => {
-                    assert!(at + len * size_of::<T>() <= self.scratch.len() * size_of::<Line>());
-                    let base = self.scratch.as_mut_ptr().cast::<u8>();
+                    assert!(at + len * size_of::<T>() <= self.scratch.bytes());
                     // SAFETY: within the scratch memory, aligned to 64 bytes, initialised; the tape gives an
                     // instruction a register that holds no value still needed, so no operand overlaps it.
-                    unsafe { std::slice::from_raw_parts_mut(base.add(at).cast::<T>(), len) }
+                    unsafe { std::slice::from_raw_parts_mut(self.scratch.ptr().add(at).cast::<T>(), len) }
                 }
             };
-            match instr.code {
-                Code::Load { .. } | Code::Index { .. } | Code::Random { .. } | Code::Gather { .. } => {
-                    leaf(instr, self.args, start, out, &get);
-                }
+            let row = self.tape.row;
+            match &instr.code {
+                code if code.is_leaf() => leaf(instr, self.args, start, out, &get),
+                Code::Row(op, a) => match get(*a) {
+                    Value::Splat(bits) => out.fill(fold::repeated(*op, T::from_bits64(bits), row)),
+                    value if self.tape.instrs[*a].span == Span::Rows => {
+                        if let Src::Slice(x) = operand::<T>(value, len) {
+                            let each = out.iter_mut().zip(x);
+                            each.for_each(|(out, &x)| *out = fold::repeated(*op, x, row));
+                        }
+                    }
+                    value => if let Src::Slice(x) = operand::<T>(value, len * row) {
+                        let each = out.iter_mut().zip(x.chunks_exact(row));
+                        each.for_each(|(out, x)| *out = T::fold(*op, x));
+                    }
+                },
+                Code::Spread(a) => match operand::<T>(get(*a), len / row) {
+                    Src::Splat(x) => out.fill(x),
+                    Src::Slice(x) => out.chunks_exact_mut(row).zip(x).for_each(|(out, &x)| out.fill(x)),
+                },
                 _ => elementwise(instr, out, &get),
             }
-            Value::Elements(out.as_ptr().cast())
+            match out {
+                // One row: its values are operands of whole loops.
+                [one] if matches!(instr.place, Place::Register(_)) => Value::Splat(one.to_bits64()),
+                out => Value::Elements(out.as_ptr().cast()),
+            }
         })
     }
 }
@@ -210,7 +237,7 @@ fn leaf<T: Element>(
     get: &dyn Fn(usize) -> Value,
 ) {
     match &instr.code {
-        Code::Load { arg, path, fill } => load(args.read::<T>(*arg), path, T::from_bits64(*fill), start, out),
+        Code::Load { arg, path, fill, .. } => load(args, *arg, path, T::from_bits64(*fill), start, out),
         Code::Index { path } => {
             let out: &mut [i32] = bytemuck::cast_slice_mut(out);
             path.runs(start, out.len(), |run| {
@@ -312,7 +339,7 @@ pub(crate) fn clamp_id(id: u32, dtype: DType, rows: usize) -> (usize, bool) {
     }
 }
 
-fn load<T: Element>(buffer: &[T], path: &Path, fill: T, start: usize, out: &mut [T]) {
+fn load<T: Element>(args: &Args<'_>, arg: u32, path: &Path, fill: T, start: usize, out: &mut [T]) {
     // Strided runs wait for their neighbours: rows of a transposed matrix are read together, a cache line at a time.
     let mut tile: Option<Tile> = None;
     path.runs(start, out.len(), |run| {
@@ -323,18 +350,18 @@ fn load<T: Element>(buffer: &[T], path: &Path, fill: T, start: usize, out: &mut 
             return;
         }
         if let Some(full) = tile.take() {
-            full.copy(buffer, out);
+            full.copy(args, arg, out);
         }
         let to = &mut out[run.pos..run.pos + run.n];
         match run.at {
             None => to.fill(fill),
-            Some((first, 0)) => to.fill(buffer[first as usize]),
-            Some((first, 1)) => to.copy_from_slice(&buffer[first as usize..first as usize + to.len()]),
+            Some((first, 0)) => to.fill(args.read_part(arg, first as usize, 1)[0]),
+            Some((first, 1)) => to.copy_from_slice(args.read_part(arg, first as usize, to.len())),
             Some((first, step)) => tile = Some(Tile { pos: run.pos, n: run.n, rows: 1, first, step }),
         }
     });
     if let Some(full) = tile {
-        full.copy(buffer, out);
+        full.copy(args, arg, out);
     }
 }
 
@@ -348,7 +375,7 @@ struct Tile {
 }
 
 impl Tile {
-    fn copy<T: Element>(&self, buffer: &[T], out: &mut [T]) {
+    fn copy<T: Element>(&self, args: &Args<'_>, arg: u32, out: &mut [T]) {
         let Tile { pos, n, rows, first, step } = *self;
         // So many rows of the result are open at once.
         const OPEN: usize = 16;
@@ -363,14 +390,14 @@ impl Tile {
                 }
                 for j in 0..n {
                     let at = (base + j as i64 * step) as usize;
-                    for (row, &x) in rows.iter_mut().zip(&buffer[at..at + OPEN]) {
+                    for (row, &x) in rows.iter_mut().zip(args.read_part(arg, at, OPEN)) {
                         row[j] = x;
                     }
                 }
             } else {
                 for (r, row) in out.chunks_exact_mut(n).enumerate() {
                     for (j, out) in row.iter_mut().enumerate() {
-                        *out = buffer[(base + r as i64 + j as i64 * step) as usize];
+                        *out = args.read_part(arg, (base + r as i64 + j as i64 * step) as usize, 1)[0];
                     }
                 }
             }

@@ -1,15 +1,12 @@
 //! Map kernels: elementwise work over one iteration space.
 
-use std::collections::HashMap;
-
-use wgrad_ir::{IndexMap, MapKernel};
+use wgrad_ir::{Expr, IndexMap, MapKernel};
 
 use crate::{
     args::Args,
     frame::{self, Frame},
-    lanes::Src,
-    ops::{Element, by_dtype},
-    tape::{Place, Tape},
+    store::{self, Stores},
+    tape::{Tape, Uses},
     threads,
     walk::Path,
 };
@@ -19,33 +16,22 @@ use crate::{
 pub(crate) struct MapPlan {
     elements: usize,
     tape: Tape,
-    stores: Vec<StorePlan>,
-}
-
-#[derive(Debug)]
-struct StorePlan {
-    arg: u32,
-    value: usize,
-    path: Path,
+    stores: Stores,
 }
 
 impl MapPlan {
     pub(crate) fn new(kernel: &MapKernel) -> MapPlan {
-        let stores: Vec<StorePlan> = kernel
-            .stores
-            .iter()
-            .map(|s| StorePlan { arg: s.arg, value: s.value.index(), path: Path::of_view(&s.view) })
-            .collect();
-        let mut direct = HashMap::new();
-        for store in &stores {
-            if let Some(offset) = store.path.contiguous() {
-                direct.entry(store.value).or_insert((store.arg, offset as usize));
-            }
-        }
-        let wanted: Vec<usize> = stores.iter().map(|s| s.value).collect();
-        let mut tape = Tape::new(&kernel.exprs, Path::new, &direct, &wanted);
-        tape.cost +=
-            stores.iter().map(|s| if s.path.contiguous().is_some() { 0.1 } else { 0.5 }).sum::<f64>();
+        let loads = |arg: u32| {
+            kernel.exprs.iter().any(|node| matches!(node.expr, Expr::Load { arg: from, .. } if from == arg))
+        };
+        // All values of a block are computed before those that update what they were computed from are stored.
+        let in_place: Vec<u32> = kernel.stores.iter().map(|s| s.arg).filter(|&a| loads(a)).collect();
+        let direct = store::direct(&kernel.stores, &in_place);
+        let wanted: Vec<usize> = kernel.stores.iter().map(|s| s.value.index()).collect();
+        let uses = Uses { direct, wanted: &wanted, in_place: &in_place };
+        let mut tape = Tape::new(&kernel.exprs, Path::new, &uses);
+        let stores = Stores::new(&kernel.stores, &tape, None);
+        tape.cost += stores.cost();
         MapPlan { elements: kernel.space.elements(), tape, stores }
     }
 
@@ -69,43 +55,10 @@ impl MapPlan {
                 let start = b * block;
                 let len = block.min(self.elements - start);
                 frame.eval(start, len);
-                for store in &self.stores {
-                    let instr = &self.tape.instrs[store.value];
-                    let direct = matches!(instr.place, Place::Result(arg, offset)
-                        if arg == store.arg && store.path.contiguous() == Some(offset as i64));
-                    if instr.uniform || !direct {
-                        by_dtype!(instr.dtype, T => put::<T>(args, store, start, len, frame.value(store.value)));
-                    }
-                }
+                self.stores.put(args, &frame, start, len);
             }
         });
     }
-}
-
-/// Stores one block.
-fn put<T: Element>(args: &Args<'_>, store: &StorePlan, start: usize, len: usize, value: Src<'_, T>) {
-    let out = args.out::<T>(store.arg);
-    store.path.runs(start, len, |run| {
-        // A store is never masked.
-        let Some((first, step)) = run.at else { return };
-        if step == 1 {
-            // SAFETY: tasks store disjoint ranges of indices, and no two indices of a store have one address.
-            let to = unsafe { out.slice(first as usize, run.n) };
-            match value {
-                Src::Splat(x) => to.fill(x),
-                Src::Slice(x) => to.copy_from_slice(&x[run.pos..run.pos + run.n]),
-            }
-        } else {
-            for j in 0..run.n {
-                let x = match value {
-                    Src::Splat(x) => x,
-                    Src::Slice(x) => x[run.pos + j],
-                };
-                // SAFETY: as above.
-                unsafe { out.set((first + j as i64 * step) as usize, x) };
-            }
-        }
-    });
 }
 
 /// Whether evaluating in the order of `map`'s last axis reads neighbours.

@@ -7,8 +7,17 @@ use wgrad_ir::{DType, MatMulKernel, View};
 
 use crate::{
     args::{Args, Out},
+    frame::{self, Frame},
+    ops::Element,
+    scratch::Scratch,
+    store::{self, Stores},
+    tape::{Tape, Uses},
     threads,
+    walk::Path,
 };
+
+/// Elements of a product that are computed before their epilogue: they fit the second-level cache beside the operands.
+const PART: usize = 64 * 1024;
 
 /// A matrix within a buffer: `[i, j]` lies at `offset + i * rows + j * columns`.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +34,20 @@ pub(crate) struct MatMulPlan {
     n: usize,
     k: usize,
     dtype: DType,
+    /// Arguments of the operands.
+    operands: [u32; 2],
     /// The operands of each product, in the order of results.
     products: Vec<(Matrix, Matrix)>,
+    after: After,
+}
+
+/// What becomes of the product.
+#[derive(Debug)]
+enum After {
+    /// It is the result, row-major.
+    Result(u32),
+    /// The results are computed from it.
+    Epilogue { tape: Tape, stores: Stores },
 }
 
 impl MatMulPlan {
@@ -43,7 +64,7 @@ impl MatMulPlan {
         if m * kernel.n > 0 {
             let mut index: SmallVec<[usize; 6]> = SmallVec::from_elem(0, rank);
             for _ in 0..count {
-                products.push((matrix(&kernel.a, &index), matrix(&kernel.b, &index)));
+                products.push((matrix(&kernel.a.view, &index), matrix(&kernel.b.view, &index)));
                 for d in (0..rank).rev() {
                     index[d] += 1;
                     if index[d] < kernel.batch[d] {
@@ -63,13 +84,28 @@ impl MatMulPlan {
             m *= products.len();
             products.truncate(1);
         }
-        MatMulPlan { m, n: kernel.n, k: kernel.k, dtype: kernel.dtype, products }
+        let after = if kernel.is_plain() {
+            After::Result(kernel.stores[0].arg)
+        } else {
+            let wanted: Vec<usize> = kernel.stores.iter().map(|s| s.value.index()).collect();
+            let direct = store::direct(&kernel.stores, &[]);
+            let tape = Tape::new(&kernel.exprs, Path::new, &Uses { direct, wanted: &wanted, in_place: &[] });
+            let stores = Stores::new(&kernel.stores, &tape, None);
+            After::Epilogue { tape, stores }
+        };
+        let operands = [kernel.a.arg, kernel.b.arg];
+        MatMulPlan { m, n: kernel.n, k: kernel.k, dtype: kernel.dtype, operands, products, after }
     }
 
     /// Nanoseconds on one core, roughly.
     pub(crate) fn cost(&self) -> f64 {
         let rate = if self.dtype == DType::F64 { 50.0 } else { 100.0 };
-        self.products.len() as f64 * (2.0 * (self.m * self.n * self.k) as f64 / rate + 200.0)
+        let each = match &self.after {
+            After::Result(_) => 0.0,
+            After::Epilogue { tape, stores } => tape.cost + stores.cost(),
+        };
+        let (size, count) = ((self.m * self.n) as f64, self.products.len() as f64);
+        count * (2.0 * size * self.k as f64 / rate + size * each + 200.0)
     }
 
     pub(crate) fn run(&self, args: &Args<'_>) {
@@ -81,8 +117,15 @@ impl MatMulPlan {
         }
     }
 
-    fn typed<T: Pod + Send + Sync>(&self, args: &Args<'_>, zero: T, one: T) {
-        let (out, a, b) = (args.out::<T>(0), args.read::<T>(1), args.read::<T>(2));
+    fn typed<T: Element>(&self, args: &Args<'_>, zero: T, one: T) {
+        match &self.after {
+            After::Result(arg) => self.plain(args, args.out::<T>(*arg), zero, one),
+            After::Epilogue { tape, stores } => self.fused::<T>(args, tape, stores, zero, one),
+        }
+    }
+
+    fn plain<T: Element>(&self, args: &Args<'_>, out: Out<T>, zero: T, one: T) {
+        let (a, b) = (args.read::<T>(self.operands[0]), args.read::<T>(self.operands[1]));
         let size = self.m * self.n;
         let count = self.products.len();
         if self.k == 0 {
@@ -101,6 +144,42 @@ impl MatMulPlan {
             for i in count * task / tasks..count * (task + 1) / tasks {
                 let (x, y) = &self.products[i];
                 product(out, i * size, (a, x), (b, y), (self.m, self.n, self.k), (zero, one), parallelism);
+            }
+        });
+    }
+
+    /// Computes the product in parts of some rows, each of which stays in the cache until its epilogue is done.
+    fn fused<T: Element>(&self, args: &Args<'_>, tape: &Tape, stores: &Stores, zero: T, one: T) {
+        let (a, b) = (args.read::<T>(self.operands[0]), args.read::<T>(self.operands[1]));
+        let (m, n, k) = (self.m, self.n, self.k);
+        if m * n == 0 {
+            return;
+        }
+        let uniforms = frame::uniforms(tape, args);
+        let rows = (PART / n).clamp(1, m);
+        let parts = m.div_ceil(rows);
+        let items = self.products.len() * parts;
+        let tasks = threads::tasks_for(self.cost()).min(items);
+        threads::for_each(tasks, &|task| {
+            let mut scratch = Scratch::new(rows * n * size_of::<T>());
+            let mut frame = Frame::new(tape, args, &uniforms);
+            for item in items * task / tasks..items * (task + 1) / tasks {
+                let (i, first) = (item / parts, item % parts * rows);
+                let rows = rows.min(m - first);
+                let part = scratch.slice::<T>(rows * n);
+                let (x, y) = &self.products[i];
+                let x = &Matrix { offset: x.offset + x.rows * first as i64, ..*x };
+                if k == 0 {
+                    part.fill(zero);
+                } else {
+                    product(Out::of(part), 0, (a, x), (b, y), (rows, n, k), (zero, one), Parallelism::None);
+                }
+                let mut start = (i * m + first) * n;
+                for block in part.chunks(tape.block) {
+                    frame.eval_product(start, block);
+                    stores.put(args, &frame, start, block.len());
+                    start += block.len();
+                }
             }
         });
     }

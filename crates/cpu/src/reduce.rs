@@ -5,18 +5,17 @@
 //! *By columns*: the outer axes run fastest, and rows of results are accumulated; for sums over leading axes (bias gradients), where
 //! the elements of one sum lie far apart in memory.
 
-use std::collections::HashMap;
-
-use wgrad_ir::{Expr, IndexMap, ReduceKernel, ReduceOp};
+use smallvec::SmallVec;
+use wgrad_ir::{DType, Expr, IndexMap, ReduceKernel, ReduceOp, Reduction};
 
 use crate::{
     args::{Args, Out},
-    fold::Fold,
+    fold::{Fold, repeated},
     frame::{self, Frame},
     lanes::Src,
     map::reads_neighbours,
-    ops::by_dtype,
-    tape::{BLOCK, Tape},
+    ops::{Element, by_dtype},
+    tape::{BLOCK, Tape, Uses},
     threads,
     walk::Path,
 };
@@ -31,12 +30,18 @@ pub(crate) struct ReducePlan {
     outer: usize,
     /// Elements per result.
     inner: usize,
-    op: ReduceOp,
-    out: u32,
-    value: usize,
-    dtype: wgrad_ir::DType,
+    outs: Vec<OutPlan>,
     by_columns: bool,
     tape: Tape,
+}
+
+#[derive(Debug)]
+struct OutPlan {
+    op: ReduceOp,
+    arg: u32,
+    /// Instruction.
+    value: usize,
+    dtype: DType,
 }
 
 impl ReducePlan {
@@ -45,75 +50,81 @@ impl ReducePlan {
         let split = kernel.outer.rank();
         let by_columns = outer > 1 && inner > 0 && columns_pay(kernel, split, inner);
         let path = |map: &IndexMap| if by_columns { Path::rotated(map, split) } else { Path::new(map) };
-        let value = kernel.value.index();
-        let tape = Tape::new(&kernel.exprs, path, &HashMap::new(), &[value]);
-        ReducePlan {
-            outer,
-            inner,
-            op: kernel.op,
-            out: kernel.out,
-            value,
-            dtype: kernel.exprs[value].dtype,
-            by_columns,
-            tape,
-        }
+        let wanted: Vec<usize> = kernel.outs.iter().map(|o| o.value.index()).collect();
+        let tape = Tape::new(&kernel.exprs, path, &Uses { wanted: &wanted, ..Uses::default() });
+        let out = |o: &Reduction| {
+            let value = tape.of_expr[o.value.index()];
+            OutPlan { op: o.op, arg: o.arg, value, dtype: tape.instrs[value].dtype }
+        };
+        let outs = kernel.outs.iter().map(out).collect();
+        ReducePlan { outer, inner, outs, by_columns, tape }
     }
 
     /// Nanoseconds on one core, roughly.
     pub(crate) fn cost(&self) -> f64 {
-        let rows = if self.by_columns { 0.0 } else { 10.0 * self.outer as f64 };
-        self.outer as f64 * self.inner as f64 * (self.tape.cost + 0.05) + rows
+        let outs = self.outs.len() as f64;
+        let rows = if self.by_columns { 0.0 } else { 10.0 * outs * self.outer as f64 };
+        self.outer as f64 * self.inner as f64 * (self.tape.cost + 0.05 * outs) + rows
     }
 
     pub(crate) fn run(&self, args: &Args<'_>) {
         if self.outer == 0 {
             return;
         }
-        by_dtype!(self.dtype, T => {
-            let out = args.out::<T>(self.out);
-            if self.inner == 0 {
-                // SAFETY: no task runs yet.
-                unsafe { out.slice(0, self.outer) }.fill(T::identity(self.op));
-                return;
+        if self.inner == 0 {
+            for out in &self.outs {
+                by_dtype!(out.dtype, T => {
+                    // SAFETY: no task runs.
+                    unsafe { args.out::<T>(out.arg).slice(0, self.outer) }.fill(T::identity(out.op));
+                });
             }
-            let uniforms = frame::uniforms(&self.tape, args);
-            if self.by_columns {
-                self.columns::<T>(args, &uniforms, out);
-            } else {
-                self.rows::<T>(args, &uniforms, out);
-            }
-        });
+            return;
+        }
+        let uniforms = frame::uniforms(&self.tape, args);
+        if self.by_columns {
+            self.columns(args, &uniforms);
+        } else {
+            self.rows(args, &uniforms);
+        }
     }
 
-    fn rows<T: Fold>(&self, args: &Args<'_>, uniforms: &[u64], out: Out<T>) {
-        let (rows, len) = (self.outer, self.inner);
+    fn rows(&self, args: &Args<'_>, uniforms: &[u64]) {
+        let (rows, len, outs) = (self.outer, self.inner, self.outs.len());
         if len > PIECE {
             // Long rows: pieces in any order, then the pieces of a row in theirs.
             let pieces = len.div_ceil(PIECE);
-            let mut partial = vec![T::identity(self.op); rows * pieces];
+            let mut partial = vec![0u64; rows * pieces * outs];
             let items = Out::of(&mut partial);
             self.share(rows * pieces, args, uniforms, &|frame, from, to| {
                 for item in from..to {
                     let start = item % pieces * PIECE;
-                    let sum = self.stretch::<T>(frame, item / pieces * len + start, PIECE.min(len - start));
                     // SAFETY: one task per item.
-                    unsafe { items.set(item, sum) };
+                    let sums = unsafe { items.slice(item * outs, outs) };
+                    self.stretch(frame, item / pieces * len + start, PIECE.min(len - start), sums);
                 }
             });
-            for row in 0..rows {
-                let sum = T::fold(self.op, &partial[row * pieces..(row + 1) * pieces]);
-                // SAFETY: all tasks have ended.
-                unsafe { out.set(row, sum) };
+            for (o, out) in self.outs.iter().enumerate() {
+                by_dtype!(out.dtype, T => {
+                    for row in 0..rows {
+                        let all = &partial[row * pieces * outs..(row + 1) * pieces * outs];
+                        let parts: Vec<T> = all.iter().skip(o).step_by(outs).map(|&b| T::from_bits64(b)).collect();
+                        // SAFETY: all tasks have ended.
+                        unsafe { args.out(out.arg).set(row, T::fold(out.op, &parts)) };
+                    }
+                });
             }
             return;
         }
         let block = self.tape.block;
         if len > block {
             self.share(rows, args, uniforms, &|frame, from, to| {
+                let mut sums: SmallVec<[u64; 4]> = SmallVec::from_elem(0, outs);
                 for row in from..to {
-                    let sum = self.stretch::<T>(frame, row * len, len);
-                    // SAFETY: one task per row.
-                    unsafe { out.set(row, sum) };
+                    self.stretch(frame, row * len, len, &mut sums);
+                    for (out, &bits) in self.outs.iter().zip(&sums) {
+                        // SAFETY: one task per row.
+                        by_dtype!(out.dtype, T => unsafe { args.out(out.arg).set(row, T::from_bits64(bits)) });
+                    }
                 }
             });
             return;
@@ -126,103 +137,128 @@ impl ReducePlan {
                 let first = group * many;
                 let count = many.min(rows - first);
                 frame.eval(first * len, count * len);
-                // SAFETY: one task per group of rows.
-                let sums = unsafe { out.slice(first, count) };
-                match frame.value::<T>(self.value) {
-                    Src::Slice(x) => {
-                        for (sum, row) in sums.iter_mut().zip(x.chunks_exact(len)) {
-                            *sum = T::fold(self.op, row);
+                for out in &self.outs {
+                    by_dtype!(out.dtype, T => {
+                        // SAFETY: one task per group of rows.
+                        let sums = unsafe { args.out::<T>(out.arg).slice(first, count) };
+                        match frame.value::<T>(out.value) {
+                            Src::Slice(x) => {
+                                let each = sums.iter_mut().zip(x.chunks_exact(len));
+                                each.for_each(|(sum, row)| *sum = T::fold(out.op, row));
+                            }
+                            Src::Splat(x) => sums.fill(repeated(out.op, x, len)),
                         }
-                    }
-                    Src::Splat(x) => sums.fill(repeated(self.op, x, len)),
+                    });
                 }
             }
         });
     }
 
-    /// Folds `[start, start + len)` block by block.
-    fn stretch<T: Fold>(&self, frame: &mut Frame<'_>, start: usize, len: usize) -> T {
-        let mut sum = T::identity(self.op);
+    /// Folds `[start, start + len)` block by block, to the bits of one sum for each result.
+    fn stretch(&self, frame: &mut Frame<'_>, start: usize, len: usize, sums: &mut [u64]) {
+        for (out, sum) in self.outs.iter().zip(sums.iter_mut()) {
+            by_dtype!(out.dtype, T => *sum = T::identity(out.op).to_bits64());
+        }
         let mut done = 0;
         while done < len {
             let n = self.tape.block.min(len - done);
             frame.eval(start + done, n);
-            let part = match frame.value::<T>(self.value) {
-                Src::Slice(x) => T::fold(self.op, x),
-                Src::Splat(x) => repeated(self.op, x, n),
-            };
-            sum = T::combine(self.op, sum, part);
+            for (out, sum) in self.outs.iter().zip(sums.iter_mut()) {
+                by_dtype!(out.dtype, T => {
+                    let part = match frame.value::<T>(out.value) {
+                        Src::Slice(x) => T::fold(out.op, x),
+                        Src::Splat(x) => repeated(out.op, x, n),
+                    };
+                    *sum = T::combine(out.op, T::from_bits64(*sum), part).to_bits64();
+                });
+            }
             done += n;
         }
-        sum
     }
 
-    fn columns<T: Fold>(&self, args: &Args<'_>, uniforms: &[u64], out: Out<T>) {
-        let (width, rows) = (self.outer, self.inner);
+    fn columns(&self, args: &Args<'_>, uniforms: &[u64]) {
+        let (width, rows, outs) = (self.outer, self.inner, self.outs.len());
         // Sums of this many rows are added up: bounds both the tasks and the rounding error.
         let chunk = (PIECE / width).max(32).max(rows.div_ceil(64));
         let chunks = rows.div_ceil(chunk);
         let tile = self.tape.block.min(width);
         let tiles = width.div_ceil(tile);
+        let range = |c: usize| (c * chunk, rows.min((c + 1) * chunk));
         if chunks == 1 || tiles >= 16 {
             self.share(tiles, args, uniforms, &|frame, from, to| {
-                let mut part = vec![T::identity(self.op); tile];
+                let mut part = vec![0u64; outs * tile];
                 for t in from..to {
                     let first = t * tile;
                     let n = tile.min(width - first);
-                    // SAFETY: one task per tile.
-                    let sums = unsafe { out.slice(first, n) };
-                    self.down(frame, (0, chunk.min(rows)), first, sums);
-                    for c in 1..chunks {
-                        self.down(frame, (c * chunk, rows.min((c + 1) * chunk)), first, &mut part[..n]);
-                        T::accumulate(self.op, sums, &part[..n]);
+                    for c in 0..chunks {
+                        self.down(frame, range(c), first, n, &mut part);
+                        for (out, part) in self.outs.iter().zip(part.chunks_exact(tile)) {
+                            by_dtype!(out.dtype, T => {
+                                // SAFETY: one task per tile.
+                                let sums = unsafe { args.out::<T>(out.arg).slice(first, n) };
+                                let part = &bytemuck::cast_slice(part)[..n];
+                                if c == 0 { sums.copy_from_slice(part) } else { T::accumulate(out.op, sums, part) }
+                            });
+                        }
                     }
                 }
             });
             return;
         }
-        let mut partial = vec![T::identity(self.op); chunks * width];
+        let mut partial = vec![0u64; chunks * tiles * outs * tile];
         let parts = Out::of(&mut partial);
         self.share(chunks * tiles, args, uniforms, &|frame, from, to| {
             for item in from..to {
                 let (c, first) = (item / tiles, item % tiles * tile);
-                let n = tile.min(width - first);
                 // SAFETY: one task per chunk and tile.
-                let sums = unsafe { parts.slice(c * width + first, n) };
-                self.down(frame, (c * chunk, rows.min((c + 1) * chunk)), first, sums);
+                let part = unsafe { parts.slice(item * outs * tile, outs * tile) };
+                self.down(frame, range(c), first, tile.min(width - first), part);
             }
         });
-        // SAFETY: all tasks have ended.
-        let sums = unsafe { out.slice(0, width) };
-        sums.copy_from_slice(&partial[..width]);
-        for part in partial.chunks_exact(width).skip(1) {
-            T::accumulate(self.op, sums, part);
+        for (o, out) in self.outs.iter().enumerate() {
+            by_dtype!(out.dtype, T => {
+                // SAFETY: all tasks have ended.
+                let sums = unsafe { args.out::<T>(out.arg).slice(0, width) };
+                sums.fill(T::identity(out.op));
+                for (item, part) in partial.chunks_exact(tile).skip(o).step_by(outs).enumerate() {
+                    let first = item % tiles * tile;
+                    let n = tile.min(width - first);
+                    T::accumulate(out.op, &mut sums[first..first + n], &bytemuck::cast_slice(part)[..n]);
+                }
+            });
         }
     }
 
-    /// Combines rows `from..to` of the columns from `first` on into `sums`.
-    fn down<T: Fold>(&self, frame: &mut Frame<'_>, (from, to): (usize, usize), first: usize, sums: &mut [T]) {
-        let width = self.outer;
-        sums.fill(T::identity(self.op));
+    /// Combines rows `from..to` of the `n` columns from `first` on into `sums`, which has equal parts for all results.
+    fn down(
+        &self,
+        frame: &mut Frame<'_>,
+        (from, to): (usize, usize),
+        first: usize,
+        n: usize,
+        sums: &mut [u64],
+    ) {
+        let (width, part) = (self.outer, sums.len() / self.outs.len());
+        for (out, sums) in self.outs.iter().zip(sums.chunks_exact_mut(part)) {
+            by_dtype!(out.dtype, T => bytemuck::cast_slice_mut::<_, T>(sums)[..n].fill(T::identity(out.op)));
+        }
         // Narrow results: several rows per block.
-        let many = if sums.len() == width { (self.tape.block / width).max(1) } else { 1 };
+        let many = if n == width { (self.tape.block / width).max(1) } else { 1 };
         let mut row = from;
         while row < to {
             let count = many.min(to - row);
-            let n = count * sums.len();
-            frame.eval(row * width + first, n);
-            match frame.value::<T>(self.value) {
-                Src::Slice(x) => {
-                    for x in x.chunks_exact(sums.len()) {
-                        T::accumulate(self.op, sums, x);
+            frame.eval(row * width + first, count * n);
+            for (out, sums) in self.outs.iter().zip(sums.chunks_exact_mut(part)) {
+                by_dtype!(out.dtype, T => {
+                    let sums = &mut bytemuck::cast_slice_mut::<_, T>(sums)[..n];
+                    match frame.value::<T>(out.value) {
+                        Src::Slice(x) => x.chunks_exact(n).for_each(|x| T::accumulate(out.op, sums, x)),
+                        Src::Splat(x) => {
+                            let x = repeated(out.op, x, count);
+                            sums.iter_mut().for_each(|sum| *sum = T::combine(out.op, *sum, x));
+                        }
                     }
-                }
-                Src::Splat(x) => {
-                    let x = repeated(self.op, x, count);
-                    for sum in sums.iter_mut() {
-                        *sum = T::combine(self.op, *sum, x);
-                    }
-                }
+                });
             }
             row += count;
         }
@@ -242,11 +278,6 @@ impl ReducePlan {
             body(&mut frame, items * task / tasks, items * (task + 1) / tasks);
         });
     }
-}
-
-/// The combination of `n` equal elements, in the order that a slice of them would have.
-fn repeated<T: Fold>(op: ReduceOp, x: T, n: usize) -> T {
-    T::fold(op, &vec![x; n])
 }
 
 /// Whether evaluating with the outer axes fastest reads memory in order where rows would not.

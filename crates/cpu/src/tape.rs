@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
-use wgrad_ir::{BinaryOp, CompareOp, DType, Expr, ExprNode, IndexMap, RandomKind, UnaryOp};
+use wgrad_ir::{BinaryOp, CompareOp, DType, Expr, ExprNode, IndexMap, RandomKind, ReduceOp, UnaryOp};
 
 use crate::walk::Path;
 
@@ -16,15 +16,65 @@ pub(crate) const BLOCK: usize = 1024;
 pub(crate) enum Code {
     Const(u64),
     Scalar(u32),
-    Load { arg: u32, path: Path, fill: u64 },
-    Index { path: Path },
-    Random { stream: u32, kind: RandomKind, path: Path, key: [usize; 3] },
-    Gather { table: u32, ids: u32, ids_dtype: DType, rows: usize, row_len: usize, path: Path },
+    /// With `copy`, the elements are copied to a register even where the buffer has them in order: it is updated in place.
+    Load {
+        arg: u32,
+        path: Path,
+        fill: u64,
+        copy: bool,
+    },
+    Index {
+        path: Path,
+    },
+    Random {
+        stream: u32,
+        kind: RandomKind,
+        path: Path,
+        key: [usize; 3],
+    },
+    Gather {
+        table: u32,
+        ids: u32,
+        ids_dtype: DType,
+        rows: usize,
+        row_len: usize,
+        path: Path,
+    },
     Unary(UnaryOp, usize),
     Binary(BinaryOp, usize, usize),
     Compare(CompareOp, usize, usize),
     Select(usize, usize, usize),
     Cast(usize),
+    /// The element of a matrix product, which the kernel provides.
+    Product,
+    /// From elements to one value per row.
+    Row(ReduceOp, usize),
+    /// From one value per row to elements.
+    Spread(usize),
+}
+
+impl Code {
+    /// Whether it forms addresses.
+    pub(crate) fn is_leaf(&self) -> bool {
+        matches!(self, Code::Load { .. } | Code::Index { .. } | Code::Random { .. } | Code::Gather { .. })
+    }
+
+    fn operands(&self) -> SmallVec<[usize; 3]> {
+        match *self {
+            Code::Const(_)
+            | Code::Scalar(_)
+            | Code::Load { .. }
+            | Code::Index { .. }
+            | Code::Gather { .. }
+            | Code::Product => SmallVec::new(),
+            Code::Random { key, .. } => key.into_iter().collect(),
+            Code::Unary(_, a) | Code::Cast(a) | Code::Row(_, a) | Code::Spread(a) => {
+                [a].into_iter().collect()
+            }
+            Code::Binary(_, a, b) | Code::Compare(_, a, b) => [a, b].into_iter().collect(),
+            Code::Select(a, b, c) => [a, b, c].into_iter().collect(),
+        }
+    }
 }
 
 /// Where the elements of an instruction go.
@@ -36,6 +86,17 @@ pub(crate) enum Place {
     Result(u32, usize),
 }
 
+/// Over what a value varies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Span {
+    /// It is the same everywhere, so that it is computed once.
+    Uniform,
+    /// It is the same along a row.
+    Rows,
+    /// Over all elements.
+    Elements,
+}
+
 /// One instruction.
 #[derive(Debug)]
 pub(crate) struct Instr {
@@ -44,77 +105,235 @@ pub(crate) struct Instr {
     pub(crate) dtype: DType,
     /// Dtype of the first operand.
     pub(crate) from: DType,
-    /// Whether the value is the same at every index, so that it is computed once.
-    pub(crate) uniform: bool,
+    pub(crate) span: Span,
     pub(crate) place: Place,
+}
+
+impl Instr {
+    pub(crate) fn is_uniform(&self) -> bool {
+        self.span == Span::Uniform
+    }
 }
 
 /// Compiled expressions.
 #[derive(Debug)]
 pub(crate) struct Tape {
     pub(crate) instrs: Vec<Instr>,
+    /// The instruction of each expression.
+    pub(crate) of_expr: Vec<usize>,
     /// Bytes of scratch memory that a thread needs.
     pub(crate) scratch: usize,
     /// Length of the blocks in which to evaluate.
     pub(crate) block: usize,
+    /// Length of a row, where the kernel has rows: blocks are whole rows then.
+    pub(crate) row: usize,
     /// Nanoseconds per element on one core, roughly: enough to decide on threads.
     pub(crate) cost: f64,
 }
 
-impl Tape {
-    /// Compiles `exprs`. `path` turns maps into the order of evaluation; `direct` says which values go straight to a result;
-    /// `wanted` are the values that must outlive their last use within the block.
-    pub(crate) fn new(
-        exprs: &[ExprNode],
-        path: impl Fn(&IndexMap) -> Path,
-        direct: &HashMap<usize, (u32, usize)>,
-        wanted: &[usize],
-    ) -> Tape {
-        let mut instrs: Vec<Instr> = Vec::with_capacity(exprs.len());
-        for node in exprs {
-            let at = |id: &wgrad_ir::ExprId| id.index();
-            let code = match &node.expr {
-                Expr::Const(value) => Code::Const(value.bits()),
-                Expr::Scalar(index) => Code::Scalar(*index),
-                Expr::Load { arg, map, fill } => Code::Load { arg: *arg, path: path(map), fill: fill.bits() },
-                Expr::Index { map } => Code::Index { path: path(map) },
-                Expr::Random { stream, kind, map, key } => Code::Random {
-                    stream: *stream,
-                    kind: *kind,
-                    path: path(map),
-                    key: key.map(|k| k.index()),
-                },
-                Expr::Gather { table, ids, ids_dtype, rows, row_len, map } => Code::Gather {
-                    table: *table,
-                    ids: *ids,
-                    ids_dtype: *ids_dtype,
-                    rows: *rows,
-                    row_len: *row_len,
-                    path: path(map),
-                },
-                Expr::Unary(op, a) => Code::Unary(*op, at(a)),
-                Expr::Binary(op, a, b) => Code::Binary(*op, at(a), at(b)),
-                Expr::Compare(op, a, b) => Code::Compare(*op, at(a), at(b)),
-                Expr::Select(c, a, b) => Code::Select(at(c), at(a), at(b)),
-                Expr::Cast(a) => Code::Cast(at(a)),
-            };
+/// What a kernel does with the values of a tape, by expression.
+#[derive(Default)]
+pub(crate) struct Uses<'a> {
+    /// Values that go straight to a result, in the order of evaluation: argument and first element.
+    pub(crate) direct: HashMap<usize, (u32, usize)>,
+    /// Values that must outlive their last use within the block.
+    pub(crate) wanted: &'a [usize],
+    /// Arguments that are updated in place.
+    pub(crate) in_place: &'a [u32],
+}
 
-            let uniform = match &code {
-                Code::Const(_) | Code::Scalar(_) => true,
-                Code::Load { path, .. } | Code::Index { path } | Code::Random { path, .. } => {
-                    path.splat().is_some()
-                }
-                // A gather may raise the status, which belongs to a place in the order of steps, not to a value.
-                Code::Gather { .. } => false,
-                _ => node.expr.operands().all(|o| instrs[o.index()].uniform),
-            };
-            let from = node.expr.operands().next().map_or(node.dtype, |o| instrs[o.index()].dtype);
-            instrs.push(Instr { code, dtype: node.dtype, from, uniform, place: Place::Register(0) });
+impl Tape {
+    /// Compiles `exprs`. `path` turns maps into the order of evaluation.
+    pub(crate) fn new(exprs: &[ExprNode], path: impl Fn(&IndexMap) -> Path, uses: &Uses<'_>) -> Tape {
+        let mut build = Build::default();
+        for (e, node) in exprs.iter().enumerate() {
+            build.push(e, node, &path, Span::Elements, uses);
         }
-        let block = block_length(&instrs);
-        let scratch = allocate(&mut instrs, exprs, block, direct, wanted);
-        let cost = instrs.iter().filter(|i| !i.uniform).map(cost).sum::<f64>() + 0.05;
-        Tape { instrs, scratch, block, cost }
+        let block = block_length(&build.instrs);
+        build.finish(block, 1, uses)
+    }
+
+    /// Compiles the expressions of rows of `row` elements, evaluated in blocks of whole rows. `constant` says which are the same
+    /// along a row, and so span the leading `outer` axes alone; `spread` are those that are wanted for all elements regardless.
+    pub(crate) fn rows(
+        exprs: &[ExprNode],
+        (outer, row): (usize, usize),
+        constant: &[bool],
+        spread: &[usize],
+        uses: &Uses<'_>,
+    ) -> Tape {
+        let mut build = Build::default();
+        for (e, node) in exprs.iter().enumerate() {
+            if constant[e] {
+                build.push(e, node, &|map| Path::leading(map, outer), Span::Rows, uses);
+            } else {
+                build.push(e, node, &Path::new, Span::Elements, uses);
+            }
+        }
+        for &e in spread {
+            build.spread(build.of_expr[e]);
+        }
+        // Several short rows make a block.
+        let block = (BLOCK / row).max(1) * row;
+        build.finish(block, row, uses)
+    }
+
+    /// The instruction that has the value of an expression for all elements.
+    pub(crate) fn elements_of(&self, expr: usize) -> usize {
+        let at = self.of_expr[expr];
+        let spread = |i: &Instr| matches!(i.code, Code::Spread(a) if a == at);
+        self.instrs.iter().position(spread).unwrap_or(at)
+    }
+}
+
+/// A tape in the making.
+#[derive(Default)]
+struct Build {
+    instrs: Vec<Instr>,
+    of_expr: Vec<usize>,
+    /// The instruction that spreads another one's value along rows.
+    spread: HashMap<usize, usize>,
+}
+
+impl Build {
+    /// Compiles one expression, which varies over `span` at most.
+    fn push(
+        &mut self,
+        e: usize,
+        node: &ExprNode,
+        path: &impl Fn(&IndexMap) -> Path,
+        span: Span,
+        uses: &Uses<'_>,
+    ) {
+        let uniform = node.expr.operands().all(|o| self.instrs[self.of_expr[o.index()]].is_uniform());
+        let along = span == Span::Elements;
+        let mut at = |id: &wgrad_ir::ExprId| {
+            let from = self.of_expr[id.index()];
+            if along { self.spread(from) } else { from }
+        };
+        let code = match &node.expr {
+            Expr::Const(value) => Code::Const(value.bits()),
+            Expr::Scalar(index) => Code::Scalar(*index),
+            Expr::Load { arg, map, fill } => Code::Load {
+                arg: *arg,
+                path: path(map),
+                fill: fill.bits(),
+                copy: uses.in_place.contains(arg) && uses.wanted.contains(&e),
+            },
+            Expr::Index { map } => Code::Index { path: path(map) },
+            Expr::Random { stream, kind, map, key } => Code::Random {
+                stream: *stream,
+                kind: *kind,
+                path: path(map),
+                key: key.map(|k| self.of_expr[k.index()]),
+            },
+            Expr::Gather { table, ids, ids_dtype, rows, row_len, map } => Code::Gather {
+                table: *table,
+                ids: *ids,
+                ids_dtype: *ids_dtype,
+                rows: *rows,
+                row_len: *row_len,
+                path: path(map),
+            },
+            Expr::Unary(op, a) => Code::Unary(*op, at(a)),
+            Expr::Binary(op, a, b) => Code::Binary(*op, at(a), at(b)),
+            Expr::Compare(op, a, b) => Code::Compare(*op, at(a), at(b)),
+            Expr::Select(c, a, b) => Code::Select(at(c), at(a), at(b)),
+            Expr::Cast(a) => Code::Cast(at(a)),
+            Expr::Product => Code::Product,
+            Expr::Row(op, a) => Code::Row(*op, at(a)),
+        };
+        let uniform = match &code {
+            Code::Const(_) | Code::Scalar(_) => true,
+            Code::Load { path, .. } | Code::Index { path } | Code::Random { path, .. } => {
+                path.splat().is_some()
+            }
+            // A gather may raise the status, which belongs to a place in the order of steps, not to a value.
+            Code::Gather { .. } | Code::Product | Code::Row(..) => false,
+            _ => uniform,
+        };
+        let from = code.operands().first().map_or(node.dtype, |&o| self.instrs[o].dtype);
+        let span = if uniform { Span::Uniform } else { span };
+        self.of_expr.push(self.instrs.len());
+        self.instrs.push(Instr { code, dtype: node.dtype, from, span, place: Place::Register(0) });
+    }
+
+    /// The elements of a value that is the same along rows.
+    fn spread(&mut self, from: usize) -> usize {
+        let dtype = self.instrs[from].dtype;
+        if self.instrs[from].span != Span::Rows {
+            return from;
+        }
+        *self.spread.entry(from).or_insert_with(|| {
+            let (code, span, place) = (Code::Spread(from), Span::Elements, Place::Register(0));
+            self.instrs.push(Instr { code, dtype, from: dtype, span, place });
+            self.instrs.len() - 1
+        })
+    }
+
+    fn finish(mut self, block: usize, row: usize, uses: &Uses<'_>) -> Tape {
+        let scratch = self.allocate(block, row, uses);
+        let weight = |i: &Instr| match i.span {
+            Span::Uniform => 0.0,
+            Span::Rows => 1.0 / row as f64,
+            Span::Elements => 1.0,
+        };
+        let cost = self.instrs.iter().map(|i| cost(i) * weight(i)).sum::<f64>() + 0.05;
+        Tape { instrs: self.instrs, of_expr: self.of_expr, scratch, block, row, cost }
+    }
+
+    /// Gives every varying value a register, reusing those whose value has been used for the last time.
+    fn allocate(&mut self, block: usize, row: usize, uses: &Uses<'_>) -> usize {
+        let instrs = &mut self.instrs;
+        let mut last_use: Vec<usize> = (0..instrs.len()).collect();
+        for (i, instr) in instrs.iter().enumerate() {
+            for operand in instr.code.operands() {
+                last_use[operand] = i;
+            }
+        }
+        for &w in uses.wanted {
+            last_use[self.of_expr[w]] = usize::MAX;
+            if let Some(&spread) = self.spread.get(&self.of_expr[w]) {
+                last_use[spread] = usize::MAX;
+            }
+        }
+        let direct: HashMap<usize, (u32, usize)> =
+            uses.direct.iter().map(|(&e, &to)| (self.of_expr[e], to)).collect();
+        let size = |instr: &Instr| {
+            let elements = if instr.span == Span::Rows { block / row } else { block };
+            (elements * instr.dtype.host_bytes()).next_multiple_of(64)
+        };
+        let mut free: HashMap<usize, Vec<usize>> = HashMap::new();
+        let mut end = 0;
+        for i in 0..instrs.len() {
+            if !instrs[i].is_uniform() && !matches!(instrs[i].code, Code::Product) {
+                instrs[i].place = match direct.get(&i) {
+                    Some(&(arg, offset)) if instrs[i].span == Span::Elements => Place::Result(arg, offset),
+                    _ => {
+                        let bytes = size(&instrs[i]);
+                        Place::Register(free.get_mut(&bytes).and_then(Vec::pop).unwrap_or_else(|| {
+                            end += bytes;
+                            end - bytes
+                        }))
+                    }
+                };
+            }
+            // Operands are released after the result has its place: no instruction reads what it writes.
+            let mut operands = instrs[i].code.operands();
+            operands.push(i);
+            operands.sort_unstable();
+            operands.dedup();
+            for o in operands {
+                if last_use[o] == i
+                    && !instrs[o].is_uniform()
+                    && !matches!(instrs[o].code, Code::Product)
+                    && let Place::Register(at) = instrs[o].place
+                {
+                    free.entry(size(&instrs[o])).or_default().push(at);
+                }
+            }
+        }
+        end
     }
 }
 
@@ -124,7 +343,7 @@ impl Tape {
 /// Transposed loads get blocks of 16 rows at least, which use up the cache lines they touch.
 fn block_length(instrs: &[Instr]) -> usize {
     let paths = || {
-        instrs.iter().filter(|i| !i.uniform).filter_map(|i| match &i.code {
+        instrs.iter().filter(|i| !i.is_uniform()).filter_map(|i| match &i.code {
             Code::Load { path, .. }
             | Code::Index { path }
             | Code::Random { path, .. }
@@ -145,56 +364,6 @@ fn block_length(instrs: &[Instr]) -> usize {
         Some(n) if n >= BLOCK / 2 => n,
         Some(n) => BLOCK / n * n,
     }
-}
-
-/// Gives every varying value a register, reusing those whose value has been used for the last time.
-fn allocate(
-    instrs: &mut [Instr],
-    exprs: &[ExprNode],
-    block: usize,
-    direct: &HashMap<usize, (u32, usize)>,
-    wanted: &[usize],
-) -> usize {
-    let mut last_use: Vec<usize> = (0..instrs.len()).collect();
-    for (i, node) in exprs.iter().enumerate() {
-        for operand in node.expr.operands() {
-            last_use[operand.index()] = i;
-        }
-    }
-    for &w in wanted {
-        last_use[w] = usize::MAX;
-    }
-    let mut free: HashMap<usize, Vec<usize>> = HashMap::new();
-    let mut end = 0;
-    for i in 0..instrs.len() {
-        if !instrs[i].uniform {
-            instrs[i].place = match direct.get(&i) {
-                Some(&(arg, offset)) => Place::Result(arg, offset),
-                None => {
-                    let bytes = (block * instrs[i].dtype.host_bytes()).next_multiple_of(64);
-                    Place::Register(free.get_mut(&bytes).and_then(Vec::pop).unwrap_or_else(|| {
-                        end += bytes;
-                        end - bytes
-                    }))
-                }
-            };
-        }
-        // Operands are released after the result has its place: no instruction reads what it writes.
-        let mut operands: SmallVec<[usize; 3]> = exprs[i].expr.operands().map(|o| o.index()).collect();
-        operands.push(i);
-        operands.sort_unstable();
-        operands.dedup();
-        for o in operands {
-            if last_use[o] == i
-                && !instrs[o].uniform
-                && let Place::Register(at) = instrs[o].place
-            {
-                let bytes = (block * instrs[o].dtype.host_bytes()).next_multiple_of(64);
-                free.entry(bytes).or_default().push(at);
-            }
-        }
-    }
-    end
 }
 
 /// Nanoseconds per element of one instruction.
@@ -222,5 +391,7 @@ fn cost(instr: &Instr) -> f64 {
         Code::Binary(BinaryOp::Div, ..) => 0.15 * wide,
         Code::Binary(..) | Code::Compare(..) | Code::Select(..) => 0.06 * wide,
         Code::Cast(_) => 0.1 * wide,
+        Code::Product => 0.0,
+        Code::Row(..) | Code::Spread(_) => 0.1 * wide,
     }
 }

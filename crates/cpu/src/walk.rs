@@ -125,6 +125,19 @@ impl Path {
         Path { walks: smallvec![Walk::new(view)] }
     }
 
+    /// The path over the leading axes of the space, at index zero of the others.
+    pub(crate) fn leading(map: &IndexMap, rank: usize) -> Path {
+        let mut path = Path::new(map);
+        let view = map.outer();
+        path.walks[0] = Walk::new(&View {
+            shape: view.shape.iter().take(rank).copied().collect(),
+            strides: view.strides[..rank].into(),
+            offset: view.offset,
+            mask: view.mask.as_ref().map(|m| m[..rank].into()),
+        });
+        path
+    }
+
     /// The path over the space with its axes in another order: first those from `split` on, then those before.
     pub(crate) fn rotated(map: &IndexMap, split: usize) -> Path {
         let mut path = Path::new(map);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use wgrad_cpu::CpuDevice;
 use wgrad_ir::{
-    BufferRef, BufferSpec, DType, Expr, ExprId, ExprNode, IndexMap, Kernel, Literal, MapKernel, MatMulKernel,
-    Program, RandomKind, ReduceKernel, ReduceOp, ScatterAddKernel, Shape, Step, Store, UnaryOp, View, philox,
+    Arg, BufferRef, BufferSpec, DType, Expr, ExprId, ExprNode, IndexMap, Kernel, Literal, MapKernel,
+    MatMulKernel, Operand, Program, RandomKind, ReduceKernel, ReduceOp, Reduction, ScatterAddKernel, Shape,
+    Step, Store, UnaryOp, View, philox,
 };
 use wgrad_runtime::{Device, DeviceError};
 
@@ -25,11 +26,27 @@ fn load(arg: u32, view: View) -> ExprNode {
 fn program(inputs: &[&Shape], out: &Shape, dtype: DType, kernel: Kernel) -> Program {
     let mut args = vec![BufferRef::Output(0)];
     args.extend((0..inputs.len() as u32).map(BufferRef::Input));
-    Program {
-        inputs: inputs.iter().map(|s| spec(s, DType::F32)).collect(),
-        results: vec![spec(out, dtype)],
-        steps: vec![Step { kernel: Arc::new(kernel), args, label: "test".into() }],
-        ..Program::default()
+    let inputs = inputs.iter().map(|s| spec(s, DType::F32)).collect();
+    let mut program = Program { inputs, results: vec![spec(out, dtype)], ..Program::default() };
+    let whole = |buffer| Arg { buffer, offset: 0, bytes: program.bytes(buffer) };
+    let args = args.into_iter().map(whole).collect();
+    program.steps = vec![Step { kernel: Arc::new(kernel), args, label: "test".into() }];
+    program
+}
+
+/// The product alone.
+fn matmul(batch: Shape, (m, n, k): (usize, usize, usize), a: View, b: View) -> MatMulKernel {
+    let space: Shape = batch.iter().copied().chain([m, n]).collect();
+    MatMulKernel {
+        batch,
+        m,
+        n,
+        k,
+        dtype: DType::F32,
+        a: Operand { arg: 1, view: a },
+        b: Operand { arg: 2, view: b },
+        exprs: vec![node(Expr::Product, DType::F32)],
+        stores: vec![Store { arg: 0, value: ExprId(0), view: View::contiguous(space) }],
     }
 }
 
@@ -39,7 +56,7 @@ fn run(device: &CpuDevice, program: Program, inputs: &[Vec<u8>]) -> Result<Vec<u
     let executable = device.prepare(Arc::new(program))?;
     let buffers =
         inputs.iter().zip(dtypes).map(|(b, d)| device.upload(b, d)).collect::<Result<Vec<_>, _>>()?;
-    let results = executable.run(buffers, &[])?;
+    let results = executable.run(buffers, &[])?.results;
     device.read(&results[0], out)?.wait()
 }
 
@@ -61,10 +78,8 @@ fn sum(outer: Shape, inner: Shape, strides: &[i64]) -> Kernel {
     Kernel::Reduce(ReduceKernel {
         outer,
         inner,
-        op: ReduceOp::Sum,
         exprs: vec![load(1, view)],
-        value: ExprId(0),
-        out: 0,
+        outs: vec![Reduction { op: ReduceOp::Sum, value: ExprId(0), arg: 0 }],
     })
 }
 
@@ -75,29 +90,15 @@ fn large_programs() -> Vec<(Program, Vec<Vec<u8>>)> {
     let whole = Shape::from([1 << 20]);
     let matrix = |m: usize, n: usize| View::contiguous([m, n].into());
     let product = |m, k, n| {
-        let kernel = MatMulKernel {
-            batch: Shape::scalar(),
-            m,
-            n,
-            k,
-            dtype: DType::F32,
-            a: matrix(m, k),
-            b: View { strides: [1, k as i64][..].into(), ..matrix(k, n) },
-        };
+        let b = View { strides: [1, k as i64][..].into(), ..matrix(k, n) };
+        let kernel = matmul(Shape::scalar(), (m, n, k), matrix(m, k), b);
         let inputs = [Shape::from([m, k]), Shape::from([n, k])];
         let p = program(&[&inputs[0], &inputs[1]], &[m, n].into(), DType::F32, Kernel::MatMul(kernel));
         (p, vec![wave(m * k), wave(n * k)])
     };
-    let batched = MatMulKernel {
-        batch: [32].into(),
-        m: 128,
-        n: 64,
-        k: 96,
-        dtype: DType::F32,
-        a: View::contiguous([32, 128, 96].into()),
-        b: View::contiguous([32, 96, 64].into()),
-    };
-    let (a, b) = (batched.a.shape.clone(), batched.b.shape.clone());
+    let (a, b) = (Shape::from([32, 128, 96]), Shape::from([32, 96, 64]));
+    let batched =
+        matmul([32].into(), (128, 64, 96), View::contiguous(a.clone()), View::contiguous(b.clone()));
     vec![
         (
             program(&[&square], &line, DType::F32, sum(line.clone(), line.clone(), &[1024, 1])),
@@ -203,6 +204,7 @@ fn functions_of_f64_are_those_of_the_standard_library() {
         let kernel = Kernel::Map(MapKernel { space: space.clone(), exprs, stores: vec![store] });
         let mut p = program(&[&space], &space, DType::F64, kernel);
         p.inputs = vec![spec(&space, DType::F64)];
+        p.steps[0].args.iter_mut().for_each(|arg| arg.bytes = 8 * 201);
         let got = run(&device, p, std::slice::from_ref(&input)).unwrap();
         for (got, &x) in got.chunks_exact(8).zip(&x) {
             let (got, want) = (f64::from_ne_bytes(got.try_into().unwrap()), want(x));
@@ -233,7 +235,7 @@ fn an_id_out_of_range_is_clamped_and_reported_once() {
     let rows = device.upload(&bytes((0..8).map(|x| x as f32)), DType::F32).unwrap();
     let ids: Vec<u8> = [-1i32, 1, 9].into_iter().flat_map(i32::to_ne_bytes).collect();
     let ids = device.upload(&ids, DType::I32).unwrap();
-    let out = executable.run(vec![rows, ids], &[]).unwrap();
+    let out = executable.run(vec![rows, ids], &[]).unwrap().results;
     let error = device.read(&out[0], DType::F32).unwrap().wait().unwrap_err();
     assert!(matches!(error, DeviceError::IndexOutOfRange { .. }));
     let again = device.read(&out[0], DType::F32).unwrap().wait().unwrap();
@@ -264,7 +266,7 @@ fn empty_spaces_are_legal_and_empty_sums_are_zero() {
     let mut p = program(&[&none, &none], &three, DType::F32, Kernel::ScatterAdd(kernel));
     p.inputs[0].dtype = DType::U32;
     p.temps = vec![0];
-    p.steps[0].args.push(BufferRef::Temp(0));
+    p.steps[0].args.push(Arg { buffer: BufferRef::Temp(0), offset: 0, bytes: 0 });
     assert_eq!(floats(&run(&device, p, &[vec![], vec![]]).unwrap()), [0.0; 3]);
     let view = View::contiguous(none.clone());
     let store = Store { arg: 0, value: ExprId(0), view: view.clone() };

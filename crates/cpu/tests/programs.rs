@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use wgrad_cpu::CpuDevice;
 use wgrad_ir::reference::{Rounding, run_program, unravel};
 use wgrad_ir::{
-    BinaryOp, BufferRef, BufferSpec, CompareOp, DType, Expr, ExprId, ExprNode, IndexMap, Kernel, Literal,
-    MapKernel, MatMulKernel, Op, OutputSource, OutputSpec, Program, RandomKind, ReduceKernel, ReduceOp,
-    ScatterAddKernel, Shape, Step, Store, UnaryOp, View,
+    Arg, BinaryOp, BufferRef, BufferSpec, CompareOp, DType, Expr, ExprId, ExprNode, IndexMap, Kernel,
+    Literal, MapKernel, MatMulKernel, Op, Operand, OutputSource, OutputSpec, Program, RandomKind,
+    ReduceKernel, ReduceOp, Reduction, ScatterAddKernel, Shape, Step, Store, UnaryOp, View,
 };
 use wgrad_runtime::{Device, DeviceError};
 
@@ -46,6 +46,7 @@ fn spec(shape: impl Into<Shape>, dtype: DType) -> BufferSpec {
 fn program(
     inputs: Vec<BufferSpec>,
     results: Vec<BufferSpec>,
+    temps: Vec<u64>,
     kernel: Kernel,
     args: Vec<BufferRef>,
 ) -> Program {
@@ -54,13 +55,12 @@ fn program(
         shape: r.shape.clone(),
         dtype: r.dtype,
     };
-    Program {
-        inputs,
-        outputs: results.iter().enumerate().map(output).collect(),
-        results,
-        steps: vec![Step { kernel: Arc::new(kernel), args, label: "test".into() }],
-        ..Program::default()
-    }
+    let outputs = results.iter().enumerate().map(output).collect();
+    let mut program = Program { inputs, outputs, results, temps, ..Program::default() };
+    let whole = |buffer| Arg { buffer, offset: 0, bytes: program.bytes(buffer) };
+    let args = args.into_iter().map(whole).collect();
+    program.steps = vec![Step { kernel: Arc::new(kernel), args, label: "test".into() }];
+    program
 }
 
 fn run(program: &Program, inputs: &[Buf], scalars: &[Literal]) -> Result<Vec<Buf>, DeviceError> {
@@ -71,7 +71,7 @@ fn run(program: &Program, inputs: &[Buf], scalars: &[Literal]) -> Result<Vec<Buf
         .zip(&program.inputs)
         .map(|(b, s)| device.upload(&encode(b, s.dtype), s.dtype))
         .collect::<Result<Vec<_>, _>>()?;
-    let results = executable.run(buffers, scalars)?;
+    let results = executable.run(buffers, scalars)?.results;
     results
         .iter()
         .zip(&program.results)
@@ -309,7 +309,7 @@ proptest! {
         args.extend((0..e.inputs.len() as u32).map(BufferRef::Input));
         let inputs: Vec<Buf> = e.inputs.iter().map(|i| i.0.clone()).collect();
         let kernel = Kernel::Map(MapKernel { space, exprs: e.nodes.clone(), stores });
-        let p = Program { scalars: e.scalars.iter().map(|s| s.dtype()).collect(), ..program(input_specs(&e), results, kernel, args) };
+        let p = Program { scalars: e.scalars.iter().map(|s| s.dtype()).collect(), ..program(input_specs(&e), results, vec![], kernel, args) };
         // Elements that the second store does not reach keep what the buffer held: compare those it writes.
         let got = run(&p, &inputs, &e.scalars).map_err(|e| TestCaseError::fail(e.to_string()))?;
         let want = evaluate(&p, &inputs, &e.scalars);
@@ -343,13 +343,14 @@ proptest! {
         let e = expressions(&mut draw, &space, 1);
         let value = (0..e.nodes.len()).rev().find(|&i| e.nodes[i].dtype != DType::Bool).unwrap();
         let kernel = Kernel::Reduce(ReduceKernel {
-            outer: outer.clone(), inner, op: ReduceOp::ALL[op], exprs: e.nodes.clone(), value: ExprId(value as u32), out: 0,
+            outer: outer.clone(), inner, exprs: e.nodes.clone(),
+            outs: vec![Reduction { op: ReduceOp::ALL[op], value: ExprId(value as u32), arg: 0 }],
         });
         let mut args = vec![BufferRef::Output(0)];
         args.extend((0..e.inputs.len() as u32).map(BufferRef::Input));
         let inputs: Vec<Buf> = e.inputs.iter().map(|i| i.0.clone()).collect();
         let results = vec![spec(outer, e.nodes[value].dtype)];
-        let p = Program { scalars: e.scalars.iter().map(|s| s.dtype()).collect(), ..program(input_specs(&e), results, kernel, args) };
+        let p = Program { scalars: e.scalars.iter().map(|s| s.dtype()).collect(), ..program(input_specs(&e), results, vec![], kernel, args) };
         let magnitude = inputs.len() as f64;
         // Sums of f32 cancel: the bound is relative to the largest terms, which random casts of words can make.
         let terms = evaluate(&p, &inputs, &e.scalars);
@@ -381,10 +382,16 @@ proptest! {
         let (a, x) = operand(m, k);
         let (b, y) = operand(k, n);
         let out: Shape = batch.iter().copied().chain([m, n]).collect();
-        let kernel = Kernel::MatMul(MatMulKernel { batch: batch.clone().into(), m, n, k, dtype, a, b });
+        let kernel = Kernel::MatMul(MatMulKernel {
+            batch: batch.clone().into(), m, n, k, dtype,
+            a: Operand { arg: 1, view: a },
+            b: Operand { arg: 2, view: b },
+            exprs: vec![ExprNode { expr: Expr::Product, dtype }],
+            stores: vec![Store { arg: 0, value: ExprId(0), view: View::contiguous(out.clone()) }],
+        });
         let inputs = vec![spec([x.len()], dtype), spec([y.len()], dtype)];
         let args = vec![BufferRef::Output(0), BufferRef::Input(0), BufferRef::Input(1)];
-        check(&program(inputs, vec![spec(out, dtype)], kernel, args), &[x, y], &[], 1e-5)?;
+        check(&program(inputs, vec![spec(out, dtype)], vec![], kernel, args), &[x, y], &[], 1e-5)?;
     }
 
     #[test]
@@ -394,15 +401,13 @@ proptest! {
         let ids: Buf = (0..count).map(|_| Literal::from_f64(DType::I32, draw.next(rows) as f64)).collect();
         let source = draw.buffer(count * row_len, dtype);
         let kernel = Kernel::ScatterAdd(ScatterAddKernel { rows, row_len, count, dtype, ids_dtype: DType::I32 });
-        let p = Program {
-            temps: vec![8 * count as u64],
-            ..program(
-                vec![spec([count], DType::I32), spec([count, row_len], dtype)],
-                vec![spec([rows, row_len], dtype)],
-                kernel,
-                vec![BufferRef::Output(0), BufferRef::Input(0), BufferRef::Input(1), BufferRef::Temp(0)],
-            )
-        };
+        let p = program(
+            vec![spec([count], DType::I32), spec([count, row_len], dtype)],
+            vec![spec([rows, row_len], dtype)],
+            vec![8 * count as u64],
+            kernel,
+            vec![BufferRef::Output(0), BufferRef::Input(0), BufferRef::Input(1), BufferRef::Temp(0)],
+        );
         let got = run(&p, &[ids.clone(), source.clone()], &[]).map_err(|e| TestCaseError::fail(e.to_string()))?;
         let mut want = vec![0.0; rows * row_len];
         for i in 0..count {
@@ -430,6 +435,7 @@ proptest! {
         let p = program(
             vec![spec([rows, row_len], dtype), spec([count], DType::I32)],
             vec![spec(space, dtype)],
+            vec![],
             kernel,
             vec![BufferRef::Output(0), BufferRef::Input(0), BufferRef::Input(1)],
         );
