@@ -25,6 +25,7 @@ mod row;
 mod scatter;
 mod unroll;
 
+pub use attention::AttentionVariant;
 #[cfg(feature = "check")]
 pub use check::check;
 pub use dispatch::{Binding, Dispatch, KernelError, Resource};
@@ -39,6 +40,8 @@ pub struct Choices {
     pub matmul: Option<MatMulVariant>,
     /// For reductions.
     pub reduce: Option<ReduceVariant>,
+    /// For attention and its gradient.
+    pub attention: Option<AttentionVariant>,
 }
 
 /// The dispatches that compute `kernel` on a device with `caps`, in order; none where there is nothing to compute.
@@ -58,7 +61,13 @@ pub fn generate(kernel: &Kernel, caps: &DeviceCaps, choices: &Choices) -> Result
         },
         Kernel::Row(k) => row::generate(k, caps),
         Kernel::ScatterAdd(k) => scatter::generate(k, caps),
-        Kernel::Attention(k) => attention::generate(k, caps),
-        Kernel::AttentionGrad(k) => attention::generate_grad(k, caps),
+        Kernel::Attention(k) => match choices.attention {
+            Some(variant) => attention::generate_as(k, caps, variant),
+            None => attention::generate(k, caps),
+        },
+        Kernel::AttentionGrad(k) => match choices.attention {
+            Some(variant) => attention::generate_grad_as(k, caps, variant),
+            None => attention::generate_grad(k, caps),
+        },
     }
 }
