@@ -60,6 +60,7 @@ pub(crate) fn vjp(
             b.slice(g, &ranges)?
         }
         Op::Flip(axes) => b.graph.push(Op::Flip(axes.clone()), &[g])?,
+        Op::Barrier => g,
         Op::Concat { axis } => {
             let before = node.inputs[..operand].iter().map(|&i| b.shape(i)[*axis]).sum();
             let ranges: Vec<_> = b
@@ -105,6 +106,7 @@ pub(crate) fn vjp(
         | Op::Const(_)
         | Op::Iota { .. }
         | Op::Random { .. }
+        | Op::Call { .. }
         | Op::Compare(_)
         | Op::StopGradient
         | Op::Gather

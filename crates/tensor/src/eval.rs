@@ -56,7 +56,7 @@ fn run(wanted: &[&Tensor], device: &DeviceHandle) -> Result<(), TensorError> {
         device.prepare(program.into()).map_err(name)
     })?;
     let inputs = trace.buffers();
-    let results = executable.run(inputs.clone(), &trace.scalars).map_err(name)?;
+    let results = executable.run(inputs.clone(), &trace.scalars).map_err(name)?.results;
     for (tensor, output) in targets.iter().zip(&executable.program().outputs) {
         let buffer: Option<&Buffer> = match output.source {
             OutputSource::Result(i) => results.get(i as usize),

@@ -71,6 +71,10 @@ impl Device for Nowhere {
         Ok(())
     }
 
+    fn set_profiling(&self, _: bool) -> Result<(), DeviceError> {
+        self.refuse()
+    }
+
     fn stats(&self) -> DeviceStats {
         DeviceStats::default()
     }
