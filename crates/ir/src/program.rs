@@ -80,6 +80,13 @@ pub struct Step {
     pub label: String,
 }
 
+impl Step {
+    /// The step's part of [`Program::bytes_moved`].
+    pub fn bytes_moved(&self) -> u64 {
+        self.args.iter().enumerate().map(|(a, arg)| traffic(self, a, arg)).sum()
+    }
+}
+
 /// A compiled graph, neutral of the kind of device: kernels in order, and a plan of the memory they need.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Program {
@@ -123,10 +130,7 @@ impl Program {
     /// Bytes that the kernels of a run load and store, each element of each argument once per kernel (twice where it is both
     /// read and written): what a device with no cache between kernels and a perfect one within them would move.
     pub fn bytes_moved(&self) -> u64 {
-        self.steps
-            .iter()
-            .map(|step| step.args.iter().enumerate().map(|(a, arg)| traffic(step, a, arg)).sum::<u64>())
-            .sum()
+        self.steps.iter().map(Step::bytes_moved).sum()
     }
 
     /// The part of [`Program::bytes_moved`] that no fusion can save: operands and results of contractions, attention, gathers
