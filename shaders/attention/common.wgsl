@@ -28,7 +28,7 @@ fn log_of(top: f32, sum: f32) -> f32 {
     return select(top + w_log(sum), 0.0f, sum == 0.0f);
 }
 
-// Whether a query sees a key.
-fn sees(batch: i32, query: i32, key: i32) -> bool {
-    return key >= first_key(query) && key < end_key(query) && there(batch, key);
+// Whether a query sees a key, apart from the mask.
+fn sees(query: i32, key: i32) -> bool {
+    return key >= first_key(query) && key < end_key(query);
 }

@@ -24,23 +24,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             q[r][d] = load_q(q_base, row, d) * SCALE;
         }
     }
-    let to = end_key(min(row0 + 8i * ROWS - 1i, QUERIES - 1i));
-    for (var key0 = first_key(row0); key0 < to; key0 += SPAN) {
+    let last = end_key(min(row0 + 8i * ROWS - 1i, QUERIES - 1i));
+    for (var key0 = first_key(row0); key0 < last; key0 += SPAN) {
         var score: array<array<f32, SPAN>, ROWS>;
         for (var g = 0i; g < GATHERS; g++) { // unroll
-            let mine = k_at(k_base, key0, 8i * g + lane);
+            let mine_k = k_at(k_base, key0, 8i * g + lane);
             for (var i = 0i; i < 8i; i++) { // unroll
-                let x = subgroupBroadcast(mine, u32(i));
+                let x = subgroupBroadcast(mine_k, u32(i));
                 for (var r = 0i; r < ROWS; r++) { // unroll
                     score[r][(8i * g + i) % SPAN] += q[r][(8i * g + i) / SPAN] * x;
                 }
             }
         }
+        var present: array<bool, SPAN>;
+        for (var j = 0i; j < SPAN; j++) { // unroll
+            present[j] = there(batch, key0 + j);
+        }
         for (var r = 0i; r < ROWS; r++) { // unroll
             let row = min(row0 + 8i * r + lane, QUERIES - 1i);
             var best = top[r];
             for (var j = 0i; j < SPAN; j++) { // unroll
-                score[r][j] = select(LOWEST, score[r][j], sees(batch, row, key0 + j));
+                score[r][j] = select(LOWEST, score[r][j], present[j] && sees(row, key0 + j));
                 best = max(best, score[r][j]);
             }
             let shrink = exp_down(top[r] - best);
@@ -55,9 +59,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         for (var g = 0i; g < GATHERS; g++) { // unroll
-            let mine = v_at(v_base, key0, 8i * g + lane);
+            let mine_v = v_at(v_base, key0, 8i * g + lane);
             for (var i = 0i; i < 8i; i++) { // unroll
-                let x = subgroupBroadcast(mine, u32(i));
+                let x = subgroupBroadcast(mine_v, u32(i));
                 for (var r = 0i; r < ROWS; r++) { // unroll
                     acc[r][(8i * g + i) / SPAN] += score[r][(8i * g + i) % SPAN] * x;
                 }

@@ -29,17 +29,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             delta[r] += cotangent[r][d] * load_out(out_base, row, d);
         }
     }
-    let to = end_key(min(row0 + 8i * ROWS - 1i, QUERIES - 1i));
-    for (var key0 = first_key(row0); key0 < to; key0 += SPAN) {
+    let last = end_key(min(row0 + 8i * ROWS - 1i, QUERIES - 1i));
+    for (var key0 = first_key(row0); key0 < last; key0 += SPAN) {
         var score: array<array<f32, SPAN>, ROWS>;
         var slope: array<array<f32, SPAN>, ROWS>;
         var kept: array<f32, GATHERS>;
         for (var g = 0i; g < GATHERS; g++) { // unroll
-            let mine = k_at(k_base, key0, 8i * g + lane);
+            let mine_k = k_at(k_base, key0, 8i * g + lane);
             let mine_v = v_at(v_base, key0, 8i * g + lane);
-            kept[g] = mine;
+            kept[g] = mine_k;
             for (var i = 0i; i < 8i; i++) { // unroll
-                let x = subgroupBroadcast(mine, u32(i));
+                let x = subgroupBroadcast(mine_k, u32(i));
                 let y = subgroupBroadcast(mine_v, u32(i));
                 for (var r = 0i; r < ROWS; r++) { // unroll
                     score[r][(8i * g + i) % SPAN] += q[r][(8i * g + i) / SPAN] * x;
@@ -47,17 +47,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
             }
         }
+        var present: array<bool, SPAN>;
+        for (var j = 0i; j < SPAN; j++) { // unroll
+            present[j] = there(batch, key0 + j);
+        }
         for (var r = 0i; r < ROWS; r++) { // unroll
             let row = min(row0 + 8i * r + lane, QUERIES - 1i);
             for (var j = 0i; j < SPAN; j++) { // unroll
-                let p = select(0.0f, exp_down(score[r][j] - lse[r]), sees(batch, row, key0 + j));
+                let p = select(0.0f, exp_down(score[r][j] - lse[r]), present[j] && sees(row, key0 + j));
                 slope[r][j] = p * (slope[r][j] - delta[r]);
             }
         }
         for (var g = 0i; g < GATHERS; g++) { // unroll
-            let mine = kept[g];
+            let mine_k = kept[g];
             for (var i = 0i; i < 8i; i++) { // unroll
-                let x = subgroupBroadcast(mine, u32(i));
+                let x = subgroupBroadcast(mine_k, u32(i));
                 for (var r = 0i; r < ROWS; r++) { // unroll
                     acc[r][(8i * g + i) / SPAN] += slope[r][(8i * g + i) % SPAN] * x;
                 }
