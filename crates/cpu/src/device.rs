@@ -17,7 +17,7 @@ use wgrad_runtime::{
 use crate::{
     backend,
     exec::CpuExecutable,
-    memory::{Memory, Pool},
+    memory::{Memory, Pool, class_of},
 };
 
 /// What the device shares with its programs.
@@ -154,6 +154,10 @@ impl Device for CpuDevice {
     fn set_profiling(&self, on: bool) -> Result<(), DeviceError> {
         self.shared.profiling.store(on, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn allocation_bytes(&self, bytes: u64) -> u64 {
+        class_of(bytes) as u64
     }
 
     fn stats(&self) -> DeviceStats {

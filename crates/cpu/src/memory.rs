@@ -191,7 +191,7 @@ impl Pool {
 }
 
 /// The size class that holds `bytes`: four steps per power of two, so at most a fifth is wasted.
-fn class_of(bytes: u64) -> usize {
+pub(crate) fn class_of(bytes: u64) -> usize {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).max(ALIGN);
     let step = (bytes.checked_next_power_of_two().unwrap_or(1 << 63) / 8).max(ALIGN);
     // Where this saturates, the class is one that no allocator grants.

@@ -19,7 +19,7 @@ use crate::{
     executable::GpuExecutable,
     faults::Faults,
     pipelines::Pipelines,
-    pool::{Memory, Pool, Use},
+    pool::{Memory, Pool, Use, class},
     readback::GpuRead,
 };
 
@@ -242,6 +242,10 @@ impl Device for GpuDevice {
         }
         self.shared.profiling.store(on, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn allocation_bytes(&self, bytes: u64) -> u64 {
+        class(bytes, self.shared.caps.max_buffer_bytes)
     }
 
     fn stats(&self) -> DeviceStats {

@@ -191,7 +191,7 @@ impl Pool {
 
 /// The size to allocate for `bytes`: at most an eighth more, so that neighbouring sizes share buffers; a multiple of 16, so that
 /// the last `vec4` of an array is whole; within the device's limit where `bytes` is.
-fn class(bytes: u64, limit: u64) -> u64 {
+pub(crate) fn class(bytes: u64, limit: u64) -> u64 {
     let bytes = bytes.max(16).next_multiple_of(16);
     let step = if bytes <= 4096 { 256 } else { 1 << (bytes.ilog2() - 3) };
     let rounded = bytes.next_multiple_of(step);
