@@ -4,6 +4,7 @@
 //! Passes, in order, each leaving something that `wgrad_ir` can verify and print:
 //! 0. [`inline`](mod@inline): functions without a kernel become their bodies;
 //! 1. [`simplify`](mod@simplify): fold constants, collapse movements, merge equal nodes, drop dead ones;
+//!    [`schedule`](mod@schedule): run early what shrinks memory;
 //!    [`concat`](mod@concat): sums of padded pieces become concatenations;
 //! 2. [`split`](mod@split): reductions in two passes, where rows or many invocations gain from it;
 //! 3. [`fuse`](mod@fuse): decide which nodes get memory of their own; all others are computed inside of kernels;
@@ -35,6 +36,7 @@ pub mod layout;
 pub mod lower;
 pub mod merge;
 pub mod plan;
+pub mod schedule;
 pub mod simplify;
 pub mod split;
 
@@ -57,18 +59,20 @@ pub struct Options {
     pub in_place: bool,
     /// Let intermediates whose lives do not overlap share a buffer.
     pub reuse_memory: bool,
+    /// Run early what shrinks memory ([`schedule`](mod@schedule)).
+    pub schedule: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options::from_bits(u8::MAX)
+        Options::from_bits(u16::MAX)
     }
 }
 
 impl Options {
     /// The options as bits, in the order of the fields, the first one lowest: all that tests need to go through the matrix.
-    pub fn from_bits(bits: u8) -> Self {
-        let bit = |n: u8| bits >> n & 1 == 1;
+    pub fn from_bits(bits: u16) -> Self {
+        let bit = |n: u16| bits >> n & 1 == 1;
         Options {
             simplify: bit(0),
             fuse: bit(1),
@@ -78,13 +82,15 @@ impl Options {
             kernels: bit(5),
             in_place: bit(6),
             reuse_memory: bit(7),
+            schedule: bit(8),
         }
     }
 
     /// A number that tells option sets apart, for the program cache.
     pub fn fingerprint(&self) -> u64 {
-        let Options { simplify, fuse, merge, rows, epilogues, kernels, in_place, reuse_memory } = *self;
-        let bits = [simplify, fuse, merge, rows, epilogues, kernels, in_place, reuse_memory];
+        let Options { simplify, fuse, merge, rows, epilogues, kernels, in_place, reuse_memory, schedule } =
+            *self;
+        let bits = [simplify, fuse, merge, rows, epilogues, kernels, in_place, reuse_memory, schedule];
         bits.iter().fold(0, |n, &b| n << 1 | u64::from(b))
     }
 }
@@ -132,6 +138,8 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
     let inlined = inline::inline(graph, caps, options.kernels)?;
     debug_verify(&inlined)?;
     let simple = simplify::simplify(&inlined, options.simplify)?;
+    let simple = if options.schedule { schedule::schedule(&simple)? } else { simple };
+    debug_verify(&simple)?;
     let simple = simplify::drop_barriers(&simple)?;
     let simple = if options.simplify { concat::concat_pieces(&simple)? } else { simple };
     let simple = simplify::prune(&simple)?;

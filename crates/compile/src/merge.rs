@@ -5,14 +5,18 @@
 //! between the two stay in registers; a result that nothing else reads is not stored at all.
 
 use rustc_hash::FxHashMap;
-use wgrad_ir::{DeviceCaps, Kernel, NodeId};
+use wgrad_ir::{DeviceCaps, Expr, ExprNode, IndexMap, Kernel, NodeId};
 
-use crate::{Options, layout::Layout, lower::NodeKernel};
+use crate::{
+    Options,
+    layout::Layout,
+    lower::{NodeArg, NodeKernel},
+};
 
 mod body;
 mod compact;
 
-use body::{Body, Kind, Level, absorb, extents, join_reductions};
+use body::{Body, Kind, Level, absorb, extents, join_reductions, over};
 pub use compact::drop_dead_stores;
 
 /// Kernels of more expressions than this do not grow further.
@@ -162,21 +166,19 @@ impl Merger<'_> {
     }
 
     /// Whether rows of the two lie in the same order in memory: the guest reads a value of the host's, or both read one buffer
-    /// through the same addresses. Else a merged kernel would walk one of them across its rows.
+    /// at the same addresses. Else a merged kernel might walk one of them across its rows.
     fn in_order(&self, host: &NodeKernel, kernel: &NodeKernel, body: &Body, guest: &Body) -> bool {
         if kernel.read().any(|n| host.written().any(|w| w == n)) {
             return true;
         }
-        let loads = |b: &Body, args: &[crate::lower::NodeArg]| -> Vec<(NodeId, bool)> {
-            let load = |node: &wgrad_ir::ExprNode| match &node.expr {
-                wgrad_ir::Expr::Load { arg, map, .. } => {
-                    Some((args[*arg as usize].node()?, map.is_contiguous()))
-                }
+        let loads = |b: &Body, args: &[NodeArg]| -> Vec<(NodeId, IndexMap)> {
+            let load = |node: &ExprNode| match &node.expr {
+                Expr::Load { arg, map, .. } => Some((args[*arg as usize].node()?, over(map, &body.space)?)),
                 _ => None,
             };
             b.exprs.iter().filter_map(load).collect()
         };
-        let (a, b) = (loads(body, &host.args), loads(guest, &kernel.args));
-        a.iter().any(|x| x.1 && b.contains(x))
+        let known = loads(body, &host.args);
+        loads(guest, &kernel.args).iter().any(|load| known.contains(load))
     }
 }

@@ -260,7 +260,7 @@ proptest! {
         dims in dims(),
         choices in choices(),
         wanted in prop::collection::vec(any::<usize>(), 0..3),
-        passes in any::<u8>(),
+        passes in any::<u16>(),
         donate in any::<bool>(),
         gpu in any::<bool>(),
     ) {

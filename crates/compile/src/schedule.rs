@@ -1,0 +1,91 @@
+//! The order of nodes: what shrinks memory runs as soon as it can.
+//!
+//! A graph is traced from what is wanted, so that every node stands just before its first use. For the gradients of weights that is
+//! the optimizer, long after the activations and cotangents they are made of: these would all stay alive. Contractions
+//! and reductions whose operands were there long before therefore move to where the last operand is made. What is behind a barrier
+//! stays: it is computed again late on purpose.
+
+use smallvec::SmallVec;
+use wgrad_ir::{Graph, IrError, NodeId, Op};
+
+/// The graph with its nodes in a better order.
+///
+/// # Errors
+/// Never for a valid graph.
+pub fn schedule(graph: &Graph) -> Result<Graph, IrError> {
+    let count = graph.nodes().len();
+    // Where each node runs: right after the node that stood there, in the old order.
+    let mut slot: Vec<u32> = (0..count as u32).collect();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        if !matches!(node.op, Op::Dot | Op::Reduce { .. } | Op::ScatterAdd { .. }) {
+            continue;
+        }
+        let Some(cone) = cone(graph, id) else { continue };
+        let given = |n: &NodeId| matches!(graph.node(*n).op, Op::Input { .. });
+        let bytes = |n: NodeId| graph.node(n).shape.elements() * graph.node(n).dtype.host_bytes();
+        let frees: usize = cone.roots.iter().filter(|r| !given(r)).map(|&r| bytes(r)).sum();
+        let Some(ready) = cone.roots.iter().filter(|r| !given(r)).map(|r| slot[r.index()]).max() else {
+            continue;
+        };
+        let ready = cone.roots.iter().map(|r| slot[r.index()]).max().unwrap_or(ready).max(ready);
+        if bytes(id) >= frees || ready >= slot[id.index()] {
+            continue;
+        }
+        for n in cone.virtual_nodes.iter().chain([&id]) {
+            slot[n.index()] = slot[n.index()].min(ready);
+        }
+    }
+    let mut order: Vec<NodeId> = graph.ids().collect();
+    order.sort_by_key(|id| (slot[id.index()], id.0));
+    let mut out = Graph::new();
+    let mut map: Vec<NodeId> = vec![NodeId(0); count];
+    for id in order {
+        let node = graph.node(id);
+        let inputs: SmallVec<[NodeId; 3]> = node.inputs.iter().map(|i| map[i.index()]).collect();
+        map[id.index()] = out.push(node.op.clone(), &inputs)?;
+    }
+    out.set_outputs(graph.outputs().iter().map(|o| map[o.index()]).collect());
+    Ok(out)
+}
+
+/// What a node is computed from without kernels in between.
+struct Cone {
+    /// The nodes that other kernels make, or the caller gives.
+    roots: Vec<NodeId>,
+    /// Elementwise nodes and movements between them and the node.
+    virtual_nodes: Vec<NodeId>,
+}
+
+/// Larger cones stay where they are.
+const MAX_CONE: usize = 64;
+
+/// The cone of a node; nothing where it holds a barrier or is large.
+fn cone(graph: &Graph, id: NodeId) -> Option<Cone> {
+    let mut cone = Cone { roots: Vec::new(), virtual_nodes: Vec::new() };
+    let mut open: Vec<NodeId> = graph.node(id).inputs.to_vec();
+    while let Some(n) = open.pop() {
+        let op = &graph.node(n).op;
+        match op {
+            Op::Barrier => return None,
+            Op::Const(_) | Op::Scalar { .. } | Op::Iota { .. } | Op::Random { .. } => {
+                // Made inside of kernels; they move along.
+                if !cone.virtual_nodes.contains(&n) {
+                    cone.virtual_nodes.push(n);
+                    open.extend(graph.node(n).inputs.iter());
+                }
+            }
+            _ if op.is_elementwise() || op.is_movement() => {
+                if !cone.virtual_nodes.contains(&n) {
+                    cone.virtual_nodes.push(n);
+                    open.extend(graph.node(n).inputs.iter());
+                }
+            }
+            _ => cone.roots.push(n),
+        }
+        if cone.virtual_nodes.len() > MAX_CONE {
+            return None;
+        }
+    }
+    Some(cone)
+}
