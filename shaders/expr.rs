@@ -35,6 +35,11 @@ impl<'k> Emitter<'k> {
 
     /// Which expressions the wanted ones depend on.
     pub(crate) fn live(&self, wanted: &[ExprId]) -> Result<Vec<bool>, KernelError> {
+        self.needed(wanted, &[])
+    }
+
+    /// As [`Self::live`], without what only those in `given` depend on.
+    pub(crate) fn needed(&self, wanted: &[ExprId], given: &[usize]) -> Result<Vec<bool>, KernelError> {
         let mut live = vec![false; self.exprs.len()];
         for id in wanted {
             *live
@@ -42,7 +47,7 @@ impl<'k> Emitter<'k> {
                 .ok_or_else(|| KernelError::Inconsistent(format!("value v{} does not exist", id.0)))? = true;
         }
         for i in (0..self.exprs.len()).rev() {
-            if live[i] {
+            if live[i] && !given.contains(&i) {
                 for id in self.exprs[i].expr.operands() {
                     if id.index() >= i {
                         return Err(KernelError::Inconsistent(format!("v{i} uses a later value")));
@@ -61,7 +66,7 @@ impl<'k> Emitter<'k> {
         given: &[usize],
         at: &At<'_>,
     ) -> Result<String, KernelError> {
-        let live = self.live(wanted)?;
+        let live = self.needed(wanted, given)?;
         let mut out = String::new();
         for (i, node) in self.exprs.iter().enumerate() {
             if live[i] && !given.contains(&i) {

@@ -24,6 +24,7 @@ mod reduce;
 mod row;
 mod scatter;
 mod unroll;
+mod wide;
 
 pub use attention::AttentionVariant;
 #[cfg(feature = "check")]
@@ -31,6 +32,7 @@ pub use check::check;
 pub use dispatch::{Binding, Dispatch, KernelError, Resource};
 pub use matmul::MatMulVariant;
 pub use reduce::ReduceVariant;
+pub use row::RowVariant;
 use wgrad_ir::{DeviceCaps, Kernel};
 
 /// Which variants to use; by default the generator chooses by extents and device.
@@ -40,6 +42,8 @@ pub struct Choices {
     pub matmul: Option<MatMulVariant>,
     /// For reductions.
     pub reduce: Option<ReduceVariant>,
+    /// For reductions along rows.
+    pub row: Option<RowVariant>,
     /// For attention and its gradient.
     pub attention: Option<AttentionVariant>,
 }
@@ -59,7 +63,7 @@ pub fn generate(kernel: &Kernel, caps: &DeviceCaps, choices: &Choices) -> Result
             Some(variant) => matmul::generate_as(k, caps, variant),
             None => matmul::generate(k, caps),
         },
-        Kernel::Row(k) => row::generate(k, caps),
+        Kernel::Row(k) => row::generate(k, caps, choices.row),
         Kernel::ScatterAdd(k) => scatter::generate(k, caps),
         Kernel::Attention(k) => match choices.attention {
             Some(variant) => attention::generate_as(k, caps, variant),

@@ -2,29 +2,21 @@
 
 use std::fmt::Write;
 
-use wgrad_ir::{DeviceCaps, Expr, ExprId, MapKernel, View};
+use wgrad_ir::{DeviceCaps, Expr, ExprId, MapKernel};
 
 use crate::{
     Dispatch, KernelError,
     bindings::{storage_type, value_type},
     expr::{At, Emitter, from_storage, outer_views, to_storage},
     grid::Grid,
-    index::{Axis, address, check_elements, collapse, mask, stride, write_coordinates},
+    index::{Axis, address, check_elements, collapse, stride, write_coordinates},
+    wide::{is_wide, wide_loads},
 };
 
 const WHAT: &str = "a map kernel";
 
 /// Kernels of more expressions are not repeated for each of four lanes: their arithmetic outweighs the loads.
 const MAX_WIDE_EXPRS: usize = 96;
-
-/// How a load or store meets four neighbours of the innermost axis.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
-    /// One aligned `vec4`.
-    Wide,
-    /// Anything else.
-    Single,
-}
 
 /// Generates one dispatch; none for an empty space.
 pub(crate) fn generate(kernel: &MapKernel, caps: &DeviceCaps) -> Result<Vec<Dispatch>, KernelError> {
@@ -41,22 +33,10 @@ pub(crate) fn generate(kernel: &MapKernel, caps: &DeviceCaps) -> Result<Vec<Disp
     let axes = collapse(&kernel.space, &views, &[]);
     let names: Vec<String> = (0..axes.len()).map(|d| format!("c{d}")).collect();
 
-    let access = |view: &View| wide_access(view, &axes);
     let wide = axes.last().is_some_and(|a| a.len % 4 == 0)
         && kernel.exprs.len() <= MAX_WIDE_EXPRS
-        && kernel.stores.iter().any(|s| access(&s.view) == Access::Wide);
-    let mut given: Vec<usize> = Vec::new();
-    if wide {
-        let args = wide_args(kernel, &live, &axes);
-        for (i, node) in kernel.exprs.iter().enumerate() {
-            if let Expr::Load { arg, .. } = &node.expr
-                && live[i]
-                && args.contains(arg)
-            {
-                given.push(i);
-            }
-        }
-    }
+        && kernel.stores.iter().any(|s| is_wide(&s.view, &axes));
+    let given = if wide { wide_loads(&kernel.exprs, &live, &axes) } else { Vec::new() };
 
     let lanes = if wide { 4 } else { 1 };
     let invocations = elements / lanes;
@@ -96,34 +76,6 @@ pub(crate) fn generate(kernel: &MapKernel, caps: &DeviceCaps) -> Result<Vec<Disp
         workgroup_size,
         subgroups: false,
     }])
-}
-
-/// Whether four neighbours along the innermost axis are one aligned `vec4`, wherever they start.
-fn wide_access(view: &View, axes: &[Axis]) -> Access {
-    let Some((inner, outer)) = axes.split_last() else { return Access::Single };
-    let aligned = view.offset % 4 == 0 && outer.iter().all(|a| stride(view, a) % 4 == 0);
-    if aligned && stride(view, inner) == 1 && mask(view, inner).is_none() {
-        Access::Wide
-    } else {
-        Access::Single
-    }
-}
-
-/// The buffers of which every live use is an unmasked wide load.
-fn wide_args(kernel: &MapKernel, live: &[bool], axes: &[Axis]) -> Vec<u32> {
-    let (mut wide, mut single) = (Vec::new(), Vec::new());
-    for (node, _) in kernel.exprs.iter().zip(live).filter(|(_, live)| **live) {
-        match &node.expr {
-            Expr::Load { arg, map, .. } => match map.single() {
-                Some(v) if v.mask.is_none() && wide_access(v, axes) == Access::Wide => wide.push(*arg),
-                _ => single.push(*arg),
-            },
-            Expr::Gather { table, ids, .. } => single.extend([*table, *ids]),
-            _ => {}
-        }
-    }
-    wide.retain(|a| !single.contains(a));
-    wide
 }
 
 /// Writes the body of `main` that loads, evaluates and stores four lanes; returns the functions it calls.
@@ -182,11 +134,7 @@ fn write_wide(
         let at = address(&store.view, axes, names);
         let lane = |l: usize| to_storage(dtype, &format!("r{l}.s{n}"));
         // A buffer that several stores share (the parts of a Concat) has one type.
-        let all_wide = kernel
-            .stores
-            .iter()
-            .filter(|s| s.arg == store.arg)
-            .all(|s| wide_access(&s.view, axes) == Access::Wide);
+        let all_wide = kernel.stores.iter().filter(|s| s.arg == store.arg).all(|s| is_wide(&s.view, axes));
         if all_wide {
             let buffer = emitter.bindings.arg(store.arg, &format!("vec4<{element}>"), true)?;
             let lanes: Vec<String> = (0..4).map(lane).collect();

@@ -150,7 +150,7 @@ fn results(kernel: &ReduceKernel, emitter: &mut Emitter<'_>) -> Result<String, K
     }
     Ok(format!(
         "struct Values {{\n{fields}}}\nconst STARTS_WITH_ELEMENT: bool = {by_element};\n\
-         fn start(v: Values) -> Values {{ return Values({}); }}\n\
+         fn initial(v: Values) -> Values {{ return Values({}); }}\n\
          fn combine(a: Values, b: Values) -> Values {{ return Values({}); }}\n\
          fn store(o: u32, v: Values) {{\n{stores}}}\n",
         starts.join(", "),

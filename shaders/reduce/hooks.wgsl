@@ -7,7 +7,7 @@ const SIZE: u32 = 64u;
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;
 @group(0) @binding(1) var<storage, read> source: array<f32>;
 fn values(o: u32, r: u32) -> Values { return Values(source[o * INNER + r]); }
-fn start(v: Values) -> Values { return Values(0.0f); }
+fn initial(v: Values) -> Values { return Values(0.0f); }
 fn combine(a: Values, b: Values) -> Values { return Values(a.s0 + b.s0); }
 fn store(o: u32, v: Values) { out[o] = v.s0; }
 fn group_number(group: vec3<u32>) -> u32 { return group.x; }

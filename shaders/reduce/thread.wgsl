@@ -7,10 +7,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let o = group_number(group) * SIZE + local;
     if (o >= OUTER) { return; }
     var total = Values();
-    if (STARTS_WITH_ELEMENT) { total = start(values(o, 0u)); }
+    if (STARTS_WITH_ELEMENT) { total = initial(values(o, 0u)); }
     for (var start = 0u; start < INNER; start += 128u) {
         let end = min(start + 128u, INNER);
-        var block = start(total);
+        var block = initial(total);
         var r = start;
         // Four at a time: their loads can be under way together.
         for (; r + 4u <= end; r += 4u) {

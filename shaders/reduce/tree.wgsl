@@ -10,10 +10,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // Surplus workgroups of a folded grid compute the last result again and do not store it: they must not miss the barriers.
     let row = min(o, OUTER - 1u);
     var total = Values();
-    if (STARTS_WITH_ELEMENT) { total = start(values(row, 0u)); }
+    if (STARTS_WITH_ELEMENT) { total = initial(values(row, 0u)); }
     for (var start = local; start < INNER; start += 128u * SIZE) {
         let end = min(start + 128u * SIZE, INNER);
-        var block = start(total);
+        var block = initial(total);
         for (var r = start; r < end; r += SIZE) {
             block = combine(block, values(row, r));
         }

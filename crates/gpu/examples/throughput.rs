@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use wgrad_gpu::{GpuBackend, GpuDevice};
 use wgrad_ir::{
-    BinaryOp, BufferRef, BufferSpec, DType, Expr, ExprId, ExprNode, IndexMap, Kernel, Literal, MapKernel,
-    MatMulKernel, Op, OutputSource, OutputSpec, Program, ReduceKernel, ReduceOp, Shape, Step, Store, View,
+    Arg, BinaryOp, BufferRef, BufferSpec, DType, Expr, ExprId, ExprNode, IndexMap, Kernel, Literal,
+    MapKernel, MatMulKernel, Op, Operand, OutputSource, OutputSpec, Program, ReduceKernel, ReduceOp,
+    Reduction, Shape, Step, Store, View,
 };
 use wgrad_kernels::{Choices, MatMulVariant};
 use wgrad_runtime::{Device, DeviceError};
@@ -71,10 +72,12 @@ fn spec(len: usize) -> BufferSpec {
     BufferSpec { shape: [len].into(), dtype: DType::F32, bytes: 4 * len as u64 }
 }
 
-/// A program of one kernel whose arguments are the inputs and then the result, or the result first.
-fn program(kernel: Kernel, inputs: &[usize], result: usize, result_first: bool) -> Program {
-    let mut args: Vec<BufferRef> = (0..inputs.len() as u32).map(BufferRef::Input).collect();
-    args.insert(if result_first { 0 } else { inputs.len() }, BufferRef::Output(0));
+/// A program of one kernel whose arguments are the inputs and then the result.
+fn program(kernel: Kernel, inputs: &[usize], result: usize) -> Program {
+    let arg = |buffer, len: usize| Arg { buffer, offset: 0, bytes: 4 * len as u64 };
+    let mut args: Vec<Arg> =
+        inputs.iter().enumerate().map(|(i, &len)| arg(BufferRef::Input(i as u32), len)).collect();
+    args.push(arg(BufferRef::Output(0), result));
     Program {
         inputs: inputs.iter().map(|&len| spec(len)).collect(),
         results: vec![spec(result)],
@@ -96,10 +99,12 @@ fn matmul(n: usize) -> Program {
         n,
         k: n,
         dtype: DType::F32,
-        a: square.clone(),
-        b: square,
+        a: Operand { arg: 0, view: square.clone() },
+        b: Operand { arg: 1, view: square.clone() },
+        exprs: vec![ExprNode { expr: Expr::Product, dtype: DType::F32 }],
+        stores: vec![Store { arg: 2, value: ExprId(0), view: square }],
     };
-    program(Kernel::MatMul(kernel), &[n * n; 2], n * n, true)
+    program(Kernel::MatMul(kernel), &[n * n; 2], n * n)
 }
 
 fn load(arg: u32, map: IndexMap) -> ExprNode {
@@ -117,7 +122,7 @@ fn add(n: usize, b_len: usize) -> Program {
         ExprNode { expr: sum, dtype: DType::F32 },
     ];
     let stores = vec![Store { arg: 2, value: ExprId(2), view: View::contiguous(space.clone()) }];
-    program(Kernel::Map(MapKernel { space, exprs, stores }), &[n, b_len], n, false)
+    program(Kernel::Map(MapKernel { space, exprs, stores }), &[n, b_len], n)
 }
 
 fn sums(rows: usize, cols: usize, columns: bool) -> Program {
@@ -130,10 +135,8 @@ fn sums(rows: usize, cols: usize, columns: bool) -> Program {
     let kernel = ReduceKernel {
         outer: [outer].into(),
         inner: [inner].into(),
-        op: ReduceOp::Sum,
         exprs: vec![load(0, map)],
-        value: ExprId(0),
-        out: 1,
+        outs: vec![Reduction { op: ReduceOp::Sum, value: ExprId(0), arg: 1 }],
     };
-    program(Kernel::Reduce(kernel), &[rows * cols], outer, false)
+    program(Kernel::Reduce(kernel), &[rows * cols], outer)
 }
