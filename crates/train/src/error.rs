@@ -75,6 +75,12 @@ pub enum TrainError {
     Picture(String),
 }
 
+impl From<wgrad_runtime::DeviceError> for TrainError {
+    fn from(error: wgrad_runtime::DeviceError) -> Self {
+        TrainError::Tensor(error.into())
+    }
+}
+
 impl TrainError {
     /// Wraps an I/O error with the operation and the path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

@@ -37,6 +37,11 @@ impl Learner {
         Self::with_init(recipe, vocab_size, device, scheme)
     }
 
+    /// With zeros for weights: where only shapes matter.
+    pub(crate) fn blank(recipe: &Recipe, vocab_size: usize, device: &DeviceHandle) -> Result<Self> {
+        Self::with_init(recipe, vocab_size, device, Gpt2Init::Zeros)
+    }
+
     fn with_init(
         recipe: &Recipe,
         vocab_size: usize,
@@ -83,6 +88,11 @@ impl Learner {
         safetensors::save(&folder.join(OPTIMIZER_TENSORS), &state.tensors, &[])?;
         let path = folder.join(OPTIMIZER_NUMBERS);
         fs::write(&path, state.scalars.to_string()).map_err(TrainError::io("write", &path))
+    }
+
+    /// The tensors that the optimizer keeps.
+    pub(crate) fn optimizer_tensors(&self) -> Vec<Tensor> {
+        self.optimizer.state_dict().tensors.into_iter().map(|(_, tensor)| tensor).collect()
     }
 
     pub(crate) fn model(&self) -> &Gpt2LMHead {

@@ -10,7 +10,9 @@ mod evaluate;
 mod interrupt;
 mod learner;
 mod metrics;
+mod plan;
 mod pretrained;
+mod profile;
 mod progress;
 mod recipe;
 mod run_folder;
@@ -23,11 +25,13 @@ pub use self::curve::draw_loss_curve;
 pub use self::error::{Result, TrainError};
 pub use self::interrupt::Interrupt;
 pub use self::metrics::{Metric, MetricsFile, Split};
+pub use self::plan::{LargestBatch, LargestTensor, MemoryPlan, Planner, StepPlan};
 pub use self::pretrained::Pretrained;
+pub use self::profile::{KernelTime, Profile};
 pub use self::recipe::{
     DataRecipe, Decay, ModelKind, ModelRecipe, OptimizerKind, OptimizerRecipe, Override, Recipe, RecipeError,
     SampleRecipe, ScheduleKind, ScheduleRecipe, TrainRecipe,
 };
 pub use self::run_folder::RunFolder;
 pub use self::sample::SampleOptions;
-pub use self::trainer::{Outcome, RunOptions, resume, train};
+pub use self::trainer::{Outcome, ProfileOptions, RunOptions, resume, train};

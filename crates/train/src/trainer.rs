@@ -19,6 +19,7 @@ use crate::evaluate::validation_loss;
 use crate::interrupt::Interrupt;
 use crate::learner::Learner;
 use crate::metrics::{Metric, MetricsFile, Split};
+use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::recipe::{Override, Recipe};
 use crate::run_folder::RunFolder;
@@ -34,7 +35,21 @@ pub struct RunOptions {
     pub device: DeviceHandle,
     /// Stops the run between two steps when raised.
     pub interrupt: Interrupt,
+    /// Which steps to measure.
+    pub profile: Option<ProfileOptions>,
 }
+
+/// Steps that a run measures, once it has warmed up; then it goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProfileOptions {
+    /// How many.
+    pub steps: u64,
+    /// Where the trace goes; `trace.json` in the run folder unless told otherwise.
+    pub out: Option<PathBuf>,
+}
+
+/// Steps that are not measured: drivers compile shaders at the first, and pools fill.
+const WARM_UP: u64 = 5;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +142,8 @@ struct Trainer {
     sample_due: bool,
     best_loss: Option<f64>,
     last_loss: Option<f64>,
+    /// Measured steps, and how many are still to come.
+    profile: Option<(Profile, u64)>,
 }
 
 /// An update whose loss is still on its way from the device.
@@ -205,7 +222,11 @@ impl Trainer {
         let step = state.map_or(0, |s| s.step);
         let samples_bytes = state.map_or(0, |s| s.samples_bytes);
         cut(&folder.samples(), samples_bytes)?;
+        // A device that cannot measure says so before anything is computed.
+        let wanted = options.profile.as_ref().filter(|p| p.steps > 0);
+        let profile = wanted.map(|p| Ok::<_, TrainError>((Profile::new(&options.device)?, p.steps)));
         Ok(Trainer {
+            profile: profile.transpose()?,
             store: folder.checkpoints(recipe.train.keep_checkpoints)?,
             train_id: fingerprint(&corpus.train)?,
             progress: Progress::new(recipe.train.steps, step),
@@ -251,10 +272,20 @@ impl Trainer {
             self.sample_due = !self.sample()?;
         }
         self.clock = Instant::now();
+        let measured_from = self.step + WARM_UP;
         while self.step < t.steps {
             let Some(batch) = batches.next().transpose()? else { break };
             let lr = self.learner.lr(self.step);
-            let outcome = self.learner.update(&batch, self.step)?;
+            let outcome = match &mut self.profile {
+                Some((profile, left)) if *left > 0 && self.step >= measured_from => {
+                    *left -= 1;
+                    profile.measure(|| self.learner.update(&batch, self.step))?
+                }
+                _ => self.learner.update(&batch, self.step)?,
+            };
+            if self.profile.as_ref().is_some_and(|(_, left)| *left == 0) {
+                self.show_profile()?;
+            }
             let (loss, grad_norm) = (outcome.loss.read()?, outcome.grad_norm.read()?);
             self.step += 1;
             // The update before this one has had all that time; this one computes on while we wait for that.
@@ -289,6 +320,7 @@ impl Trainer {
                 self.clock = Instant::now();
             }
         }
+        self.show_profile()?;
         self.progress.finish();
         let validation_loss = match self.last_loss {
             Some(loss) => loss,
@@ -296,6 +328,20 @@ impl Trainer {
         };
         self.final_sample()?;
         Ok(Outcome::Finished { validation_loss, folder: self.folder.path().to_owned() })
+    }
+
+    /// Prints the table of the measured steps and writes their trace; once.
+    fn show_profile(&mut self) -> Result<()> {
+        let Some((profile, _)) = self.profile.take() else { return Ok(()) };
+        if profile.steps() == 0 {
+            self.progress.note(&format!("no step was measured: that begins after {WARM_UP} steps"));
+            return Ok(());
+        }
+        let named = self.options.profile.as_ref().and_then(|p| p.out.clone());
+        let path = named.unwrap_or_else(|| self.folder.path().join("trace.json"));
+        profile.write_trace(&path)?;
+        self.progress.note(&format!("{profile}trace for https://ui.perfetto.dev: {}", path.display()));
+        Ok(())
     }
 
     fn settle_all(&mut self) -> Result<()> {
@@ -476,7 +522,7 @@ fn cut(path: &Path, bytes: u64) -> Result<()> {
 
 /// Refuses batches whose ids alone do not fit in the host's memory: the prefetched ones, the one being drawn, the one in use, and
 /// its copies on the way to the device. What the model makes of a batch is checked when its program runs.
-fn check_batch(windows: usize, context: usize) -> Result<()> {
+pub(crate) fn check_batch(windows: usize, context: usize) -> Result<()> {
     // Twice, since a model needs memory too: without any to spare there is nothing to train.
     let held = 2 * (PREFETCH_DEPTH + 4);
     let ids = windows.saturating_mul(context).saturating_mul(2 * held);

@@ -10,7 +10,7 @@ use wgrad_train::{Interrupt, Metric, Outcome, Override, Recipe, RunOptions, resu
 
 fn options() -> RunOptions {
     let device: DeviceHandle = Arc::new(CpuDevice::new());
-    RunOptions { device, interrupt: Interrupt::default() }
+    RunOptions { device, interrupt: Interrupt::default(), profile: None }
 }
 
 fn settings(extra: &[&str]) -> Vec<Override> {
