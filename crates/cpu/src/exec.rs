@@ -11,6 +11,8 @@ use wgrad_runtime::{Buffer, DeviceError, Executable, RunOutput, StepTime, human_
 
 use crate::{
     args::{Args, RawBuffer},
+    attention::AttentionPlan,
+    attention_grad::AttentionGradPlan,
     device::Shared,
     map::MapPlan,
     matmul::MatMulPlan,
@@ -23,6 +25,8 @@ use crate::{
 /// A kernel, compiled for this processor.
 #[derive(Debug)]
 enum Plan {
+    Attention(AttentionPlan),
+    AttentionGrad(AttentionGradPlan),
     Map(MapPlan),
     Row(RowPlan),
     Reduce(ReducePlan),
@@ -31,19 +35,22 @@ enum Plan {
 }
 
 impl Plan {
-    fn new(kernel: &Kernel) -> Option<Plan> {
-        Some(match kernel {
+    fn new(kernel: &Kernel) -> Plan {
+        match kernel {
             Kernel::Map(k) => Plan::Map(MapPlan::new(k)),
             Kernel::Row(k) => Plan::Row(RowPlan::new(k)),
             Kernel::Reduce(k) => Plan::Reduce(ReducePlan::new(k)),
             Kernel::MatMul(k) => Plan::MatMul(MatMulPlan::new(k)),
             Kernel::ScatterAdd(k) => Plan::ScatterAdd(k.clone()),
-            Kernel::Attention(_) | Kernel::AttentionGrad(_) => return None,
-        })
+            Kernel::Attention(k) => Plan::Attention(AttentionPlan::new(k)),
+            Kernel::AttentionGrad(k) => Plan::AttentionGrad(AttentionGradPlan::new(k)),
+        }
     }
 
     fn cost(&self) -> f64 {
         match self {
+            Plan::Attention(p) => p.cost(),
+            Plan::AttentionGrad(p) => p.cost(),
             Plan::Map(p) => p.cost(),
             Plan::Row(p) => p.cost(),
             Plan::Reduce(p) => p.cost(),
@@ -54,6 +61,8 @@ impl Plan {
 
     fn run(&self, args: &Args<'_>) {
         match self {
+            Plan::Attention(p) => p.run(args),
+            Plan::AttentionGrad(p) => p.run(args),
             Plan::Map(p) => p.run(args),
             Plan::Row(p) => p.run(args),
             Plan::Reduce(p) => p.run(args),
@@ -84,16 +93,9 @@ impl CpuExecutable {
         let mut known: HashMap<*const Kernel, Arc<Plan>> = HashMap::new();
         let mut plans = Vec::with_capacity(program.steps.len());
         for step in &program.steps {
-            let key = Arc::as_ptr(&step.kernel);
-            let plan = match known.get(&key) {
-                Some(plan) => plan.clone(),
-                None => Arc::new(Plan::new(&step.kernel).ok_or_else(|| DeviceError::Unsupported {
-                    device: device.info.id.clone(),
-                    what: format!("kernel `{}`", step.label),
-                })?),
-            };
-            known.insert(key, plan.clone());
-            plans.push(plan);
+            let plan =
+                known.entry(Arc::as_ptr(&step.kernel)).or_insert_with(|| Arc::new(Plan::new(&step.kernel)));
+            plans.push(plan.clone());
         }
         device.counters.pipelines.fetch_add(known.len() as u64, Ordering::Relaxed);
         let parallel = plans.iter().any(|p| p.cost() > threads::PARALLEL_NS);

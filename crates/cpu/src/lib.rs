@@ -6,6 +6,8 @@
 //! (`lanes`). Running a program plans nothing and, once its memory is in the pool, allocates next to nothing.
 
 mod args;
+mod attention;
+mod attention_grad;
 mod backend;
 mod device;
 mod exec;
@@ -17,11 +19,13 @@ mod math;
 mod matmul;
 mod memory;
 mod ops;
+mod product;
 mod random;
 mod reduce;
 mod row;
 mod scatter;
 mod scratch;
+mod softmax;
 mod store;
 mod tape;
 mod threads;

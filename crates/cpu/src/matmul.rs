@@ -1,6 +1,5 @@
 //! MatMul kernels, through the `gemm` crate.
 
-use bytemuck::Pod;
 use gemm::Parallelism;
 use smallvec::SmallVec;
 use wgrad_ir::{DType, MatMulKernel, View};
@@ -9,6 +8,7 @@ use crate::{
     args::{Args, Out},
     frame::{self, Frame},
     ops::Element,
+    product::{Combine, Matrix, product},
     scratch::Scratch,
     store::{self, Stores},
     tape::{Tape, Uses},
@@ -18,14 +18,6 @@ use crate::{
 
 /// Elements of a product that are computed before their epilogue: they fit the second-level cache beside the operands.
 const PART: usize = 64 * 1024;
-
-/// A matrix within a buffer: `[i, j]` lies at `offset + i * rows + j * columns`.
-#[derive(Clone, Copy, Debug)]
-struct Matrix {
-    offset: i64,
-    rows: i64,
-    columns: i64,
-}
 
 /// A MatMul kernel, compiled.
 #[derive(Debug)]
@@ -143,7 +135,12 @@ impl MatMulPlan {
         threads::for_each(tasks, &|task| {
             for i in count * task / tasks..count * (task + 1) / tasks {
                 let (x, y) = &self.products[i];
-                product(out, i * size, (a, x), (b, y), (self.m, self.n, self.k), (zero, one), parallelism);
+                let to = Matrix { offset: (i * size) as i64, ..Matrix::row_major(self.n) };
+                let combine = Combine { keep: None, scale: one };
+                // SAFETY: one task per product.
+                unsafe {
+                    product((out, to), (a, *x), (b, *y), (self.m, self.n, self.k), combine, parallelism);
+                }
             }
         });
     }
@@ -168,11 +165,22 @@ impl MatMulPlan {
                 let rows = rows.min(m - first);
                 let part = scratch.slice::<T>(rows * n);
                 let (x, y) = &self.products[i];
-                let x = &Matrix { offset: x.offset + x.rows * first as i64, ..*x };
                 if k == 0 {
                     part.fill(zero);
                 } else {
-                    product(Out::of(part), 0, (a, x), (b, y), (rows, n, k), (zero, one), Parallelism::None);
+                    let (to, combine) = (Matrix::row_major(n), Combine { keep: None, scale: one });
+                    let operands = ((a, x.from_row(first)), (b, *y));
+                    // SAFETY: the part is this task's own.
+                    unsafe {
+                        product(
+                            (Out::of(part), to),
+                            operands.0,
+                            operands.1,
+                            (rows, n, k),
+                            combine,
+                            Parallelism::None,
+                        );
+                    }
                 }
                 let mut start = (i * m + first) * n;
                 for block in part.chunks(tape.block) {
@@ -182,48 +190,5 @@ impl MatMulPlan {
                 }
             }
         });
-    }
-}
-
-/// One product: `out[first..][i, j] = Σ a[i, l] b[l, j]`.
-fn product<T: Pod>(
-    out: Out<T>,
-    first: usize,
-    (a, a_at): (&[T], &Matrix),
-    (b, b_at): (&[T], &Matrix),
-    (m, n, k): (usize, usize, usize),
-    (zero, one): (T, T),
-    parallelism: Parallelism,
-) {
-    let inside = |x: &Matrix, rows: usize, columns: usize, len: usize| {
-        let (r, c) = (x.rows * (rows as i64 - 1), x.columns * (columns as i64 - 1));
-        x.offset + r.min(0) + c.min(0) >= 0 && ((x.offset + r.max(0) + c.max(0)) as usize) < len
-    };
-    assert!(inside(a_at, m, k, a.len()) && inside(b_at, k, n, b.len()), "a matrix leaves its buffer");
-    assert!(first <= out.len() && m * n <= out.len() - first, "a product leaves its buffer");
-    // SAFETY: every address that the extents and strides form lies within the buffers, as asserted; `m`, `n` and `k` are not
-    // zero; the result is not an operand (`verify_program`), and no other task writes this part of it.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_ptr().add(first),
-            1,
-            n as isize,
-            false,
-            a.as_ptr().offset(a_at.offset as isize),
-            a_at.columns as isize,
-            a_at.rows as isize,
-            b.as_ptr().offset(b_at.offset as isize),
-            b_at.columns as isize,
-            b_at.rows as isize,
-            zero,
-            one,
-            false,
-            false,
-            false,
-            parallelism,
-        );
     }
 }
