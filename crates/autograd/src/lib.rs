@@ -1,7 +1,8 @@
 //! Reverse-mode differentiation as a graph transform: [`grad`] appends to a graph the nodes that compute a loss's gradients.
 //!
-//! The rules are one table (one arm per primitive, in `rules.rs`). Gradients are built from the same
-//! primitives, so that they can be differentiated again.
+//! The rules are one table (one arm per primitive, in `rules.rs`); calls of functions bring a gradient of their own, or get
+//! one from their definition (`call.rs`). Gradients are built from the same primitives, so that they can be
+//! differentiated again.
 //!
 //! ```
 //! use wgrad_ir::{BinaryOp, DType, Graph, Op, Shape};
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod call;
 mod rules;
 
 use build::Builder;
@@ -69,40 +71,80 @@ pub fn grad(graph: &mut Graph, loss: NodeId, wrt: &[NodeId]) -> Result<Vec<Optio
     if !dtype.is_float() || shape.elements() != 1 {
         return Err(AutogradError::NotAScalar { dtype, shape });
     }
-    let reaches = reaches(graph, loss, wrt);
-    let mut cotangents: Vec<Option<NodeId>> = vec![None; loss.index() + 1];
-    let mut b = Builder::new(graph);
-    if reaches[loss.index()] {
-        cotangents[loss.index()] = Some(b.constant_like(loss, 1.0)?);
-    }
-    for index in (0..=loss.index()).rev() {
-        let (true, Some(cotangent)) = (reaches[index], cotangents[index]) else { continue };
-        let node = b.graph.node(NodeId(index as u32)).clone();
-        for (operand, &input) in node.inputs.iter().enumerate() {
-            if !reaches[input.index()] {
-                continue;
-            }
-            let out = NodeId(index as u32);
-            let part = rules::vjp(&mut b, &node, out, operand, cotangent)?;
-            let sum = match cotangents[input.index()] {
-                Some(so_far) => b.add(so_far, part)?,
-                None => part,
-            };
-            cotangents[input.index()] = Some(sum);
-        }
-    }
-    Ok(wrt.iter().map(|w| cotangents.get(w.index()).copied().flatten()).collect())
+    let one = Builder::new(graph).constant_like(loss, 1.0)?;
+    vjp(graph, &[(loss, one)], wrt)
 }
 
-/// Which nodes up to the loss lie on a differentiable path down to one of `wrt`.
-fn reaches(graph: &Graph, loss: NodeId, wrt: &[NodeId]) -> Vec<bool> {
-    let mut reaches = vec![false; loss.index() + 1];
+/// Appends to `graph` the nodes that compute the vector-Jacobian products `Σ cotangent · ∂y/∂w` over all `seeds` `(y, cotangent)`, for
+/// each `w` of `wrt`, and returns them in that order; `None` as in [`grad`]. A cotangent has the shape and dtype of its `y`.
+///
+/// # Errors
+/// A primitive on the path has no gradient, or a cotangent does not fit.
+pub fn vjp(
+    graph: &mut Graph,
+    seeds: &[(NodeId, NodeId)],
+    wrt: &[NodeId],
+) -> Result<Vec<Option<NodeId>>, AutogradError> {
+    let Some(last) = seeds.iter().map(|(y, _)| *y).max() else { return Ok(vec![None; wrt.len()]) };
+    let reaches = reaches(graph, last, wrt);
+    let calls = call::Calls::find(graph, last);
+    let mut cotangents = Cotangents(vec![None; last.index() + 1]);
+    let mut b = Builder::new(graph);
+    for &(y, cotangent) in seeds.iter().filter(|(y, _)| reaches[y.index()]) {
+        cotangents.add(&mut b, y, cotangent)?;
+    }
+    for y in (0..=last.0).rev().map(NodeId) {
+        if !reaches[y.index()] {
+            continue;
+        }
+        if let Op::Call { function, .. } = &b.graph.node(y).op {
+            // All outputs of a call are differentiated together, once the last of them has its cotangent.
+            let function = function.clone();
+            if let Some(outputs) = calls.completed_at(&b, y) {
+                call::vjp(&mut b, &function, outputs, &reaches, &mut cotangents)?;
+            }
+            continue;
+        }
+        let Some(cotangent) = cotangents.of(y) else { continue };
+        let node = b.graph.node(y).clone();
+        for (operand, &input) in node.inputs.iter().enumerate() {
+            if reaches[input.index()] {
+                let part = rules::vjp(&mut b, &node, y, operand, cotangent)?;
+                cotangents.add(&mut b, input, part)?;
+            }
+        }
+    }
+    Ok(wrt.iter().map(|&w| cotangents.of(w)).collect())
+}
+
+/// What is known so far of each node's cotangent.
+struct Cotangents(Vec<Option<NodeId>>);
+
+impl Cotangents {
+    fn of(&self, id: NodeId) -> Option<NodeId> {
+        self.0.get(id.index()).copied().flatten()
+    }
+
+    /// Adds a part; parts come from users in descending order.
+    fn add(&mut self, b: &mut Builder<'_>, id: NodeId, part: NodeId) -> Result<(), IrError> {
+        let sum = match self.0[id.index()] {
+            Some(so_far) => b.add(so_far, part)?,
+            None => part,
+        };
+        self.0[id.index()] = Some(sum);
+        Ok(())
+    }
+}
+
+/// Which nodes up to `last` lie on a differentiable path down to one of `wrt`.
+fn reaches(graph: &Graph, last: NodeId, wrt: &[NodeId]) -> Vec<bool> {
+    let mut reaches = vec![false; last.index() + 1];
     for w in wrt {
         if let Some(flag) = reaches.get_mut(w.index()) {
             *flag = graph.node(*w).dtype.is_float();
         }
     }
-    for (index, node) in graph.nodes()[..=loss.index()].iter().enumerate() {
+    for (index, node) in graph.nodes()[..=last.index()].iter().enumerate() {
         if node.dtype.is_float() && !matches!(node.op, Op::StopGradient) {
             reaches[index] |= node.inputs.iter().any(|i| reaches[i.index()]);
         }

@@ -106,6 +106,7 @@ pub(crate) fn vjp(
         | Op::Const(_)
         | Op::Iota { .. }
         | Op::Random { .. }
+        // A call is differentiated as a whole, in `call.rs`.
         | Op::Call { .. }
         | Op::Compare(_)
         | Op::StopGradient

@@ -1,6 +1,10 @@
 //! Named operations that carry their own definition.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use crate::{Graph, Literal};
 
@@ -9,7 +13,7 @@ use crate::{Graph, Literal};
 /// `body` says what is computed: its inputs `Op::Input { index }` are the call's operands in order (no `Op::Scalar`), its outputs
 /// are the function's. The first `public` outputs are what a caller sees; the others are residuals that only the gradient reads.
 /// A device that has the kernel uses it; everywhere else the body is inlined.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Function {
     /// For printed graphs, labels and messages.
     pub name: String,
@@ -17,14 +21,23 @@ pub struct Function {
     pub body: Graph,
     /// How many outputs are public.
     pub public: usize,
-    /// Operands: the function's operands, all its outputs, then the cotangents of its public outputs; outputs: the cotangents
-    /// of the floating-point operands, in order. Without it, autograd differentiates the body.
+    /// Operands: the function's operands, all its outputs, then the cotangents of its public floating-point outputs; outputs: the
+    /// cotangents of the floating-point operands, in order. Without it, autograd differentiates the body.
     pub gradient: Option<Arc<Function>>,
     /// What a device may have code for.
     pub kernel: Option<FunctionKernel>,
     /// Keep no values of the body for the gradient: compute them again there (activation checkpointing, Chen et al.,
     /// *Training Deep Nets with Sublinear Memory Cost*, 2016). Only without a `gradient`.
     pub recompute: bool,
+}
+
+impl Hash for Function {
+    /// Hashes the name and the size of the definition, not the definition: a graph with many calls is hashed at every step.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        self.body.nodes().len().hash(state);
+        (self.public, &self.kernel, self.recompute).hash(state);
+    }
 }
 
 impl fmt::Debug for Function {
