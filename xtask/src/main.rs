@@ -1,4 +1,4 @@
-//! Repository tasks: `cargo xtask test | parity | bench | shaders | ci`.
+//! Repository tasks: `cargo xtask test | parity | bench | results | shaders | ci`.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,8 @@ mod adapters;
 mod bench;
 mod ci;
 mod parity;
+mod profiles;
+mod results;
 mod shaders;
 mod test;
 
@@ -33,6 +35,8 @@ enum Task {
     Parity(parity::Args),
     /// Times workloads; prints a JSON line for each.
     Bench(bench::Args),
+    /// Makes a table of what workloads took, wgrad's and other frameworks', from their JSON lines.
+    Results(results::Args),
     /// Checks the WGSL that training generates for the back ends of Vulkan, Metal and DX12.
     Shaders(shaders::Args),
     /// What must hold before a change lands: formatting, lints, documentation and tests.
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Parity(args) => parity::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Results(args) => results::run(&args),
         Task::Shaders(args) => shaders::run(&args),
         Task::Ci => ci::run(),
         Task::Adapters => adapters::list(),

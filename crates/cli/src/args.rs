@@ -14,6 +14,7 @@ use wgrad::train::Override;
     after_help = "\
 Examples:
   wgrad train recipes/gpt-nano.toml
+  wgrad plan recipes/gpt-nano.toml
   wgrad train recipes/gpt-nano.toml --device gpu --set train.steps=200
   wgrad train --resume runs/gpt-nano-001
   wgrad generate --checkpoint runs/gpt-nano-001 --prompt \"My fellow Americans, \"
@@ -28,6 +29,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model by a recipe, or continue a run.
     Train(TrainArgs),
+    /// Tell what a training step will need, before anything runs.
+    Plan(PlanArgs),
     /// Write text with a trained model.
     Generate(GenerateArgs),
     /// Measure a checkpoint's loss on validation text.
@@ -45,7 +48,8 @@ Examples:
   wgrad train recipes/gpt-nano.toml
   wgrad train recipes/gpt-nano.toml --out /tmp/run --set train.steps=500 --set optimizer.lr=3e-4
   wgrad train --resume runs/gpt-nano-001
-  wgrad train --resume runs/gpt-nano-001 --set train.steps=4000")]
+  wgrad train --resume runs/gpt-nano-001 --set train.steps=4000
+  wgrad train recipes/gpt-nano.toml --profile 5")]
 pub(crate) struct TrainArgs {
     /// What to train, on what, and how; may be omitted with --resume.
     #[arg(required_unless_present = "resume")]
@@ -61,6 +65,39 @@ pub(crate) struct TrainArgs {
     /// The run folder; must be empty or not there yet.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Measure the kernels of N steps after a warm-up, print them by time, write a trace for https://ui.perfetto.dev, and
+    /// train on.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3")]
+    pub(crate) profile: Option<u64>,
+    /// Where the trace goes; default: trace.json in the run folder.
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    pub(crate) profile_out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The step is traced and compiled by the code that trains, and counted instead of run. The text need not be there.
+Bytes are those that the device allocates for training; validation and samples need less.
+Exits with 1 if the memory does not suffice.
+
+Examples:
+  wgrad plan recipes/gpt-nano.toml
+  wgrad plan recipes/gpt-nano.toml --device gpu --set train.batch_size=64 --memory 8GiB
+  wgrad plan recipes/gpt-nano.toml --json")]
+pub(crate) struct PlanArgs {
+    /// What would be trained.
+    pub(crate) recipe: PathBuf,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+    /// Change a value of the recipe, by its dotted path; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<Override>,
+    /// The memory to plan with, such as 8GiB; default: what is available now, where the device tells.
+    #[arg(long, value_name = "BYTES", value_parser = crate::plan::parse_bytes)]
+    pub(crate) memory: Option<u64>,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,11 @@
-//! The `wgrad` command: train, generate, evaluate, list devices.
+//! The `wgrad` command: train, plan, generate, evaluate, list devices.
 #![forbid(unsafe_code)]
 
 mod args;
 mod devices;
 mod evaluate;
 mod generate;
+mod plan;
 mod train;
 
 use std::error::Error;
@@ -20,6 +21,7 @@ type Failure = Box<dyn Error>;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Train(args) => train::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Devices => devices::run(),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use wgrad::train::{Interrupt, Outcome, RunOptions, resume, train};
+use wgrad::train::{Interrupt, Outcome, ProfileOptions, RunOptions, resume, train};
 
 use crate::Failure;
 use crate::args::TrainArgs;
@@ -29,7 +29,8 @@ pub(crate) fn run(args: TrainArgs) -> Result<ExitCode, Failure> {
         .transpose()?;
     let opened = wgrad::devices().open(&args.device.device)?;
     eprintln!("device {}: {} ({})", opened.device.info().id, opened.device.info().name, opened.reason);
-    let options = RunOptions { device: opened.device, interrupt };
+    let profile = args.profile.map(|steps| ProfileOptions { steps, out: args.profile_out.clone() });
+    let options = RunOptions { device: opened.device, interrupt, profile };
     let outcome = match (&args.resume, recipe) {
         (Some(folder), recipe) => resume(folder, recipe, &args.overrides, options)?,
         (None, Some(recipe)) => train(recipe, args.out.as_deref(), options)?,

@@ -1,14 +1,23 @@
 //! Workloads that other frameworks are timed on too, a JSON line for each.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use clap::ValueEnum;
 use serde::Serialize;
-use wgrad::{prelude::*, runtime::DeviceKind};
+use wgrad::{
+    prelude::DeviceHandle,
+    runtime::{DeviceError, DeviceKind, Executable},
+    train::Profile,
+};
+use wgrad_ir::Program;
 
 use crate::Result;
 
+#[cfg(test)]
+mod counts;
 pub(crate) mod workloads;
+
+use workloads::{Expression, Step, language_model};
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -28,10 +37,20 @@ pub(crate) struct Args {
     /// JSON lines alone, without the readable line that goes to the terminal's error stream.
     #[arg(long)]
     json: bool,
-    /// Also prints the step's program, kernel by kernel, to the error stream.
+    /// Also prints the step's program, kernel by kernel, and how many kernels of each kind it has, to the error stream.
     #[arg(long)]
     program: bool,
+    /// Then measures the kernels of some more steps, prints them by time to the error stream, and writes a trace for
+    /// https://ui.perfetto.dev.
+    #[arg(long)]
+    profile: bool,
+    /// The folder of the traces; one is named WORKLOAD-DEVICE.json.
+    #[arg(long, value_name = "DIR", default_value = "target/profile")]
+    profile_out: PathBuf,
 }
+
+/// Steps that `--profile` measures.
+const PROFILED: usize = 5;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Workload {
@@ -41,6 +60,35 @@ enum Workload {
     GptNano,
     /// A training step of a 6-layer GPT: width 384, context 256, batch 4, AdamW.
     GptMini,
+    /// Causal attention and its gradient: 4 sequences of 512, 8 heads of width 64.
+    Attention,
+    /// Softmax of 4,096 rows of 1,024.
+    Softmax,
+    /// Layer norm of 4,096 rows of 1,024.
+    LayerNorm,
+}
+
+impl Workload {
+    fn name(self) -> &'static str {
+        match self {
+            Workload::Matmul => "matmul",
+            Workload::GptNano => "gpt-nano",
+            Workload::GptMini => "gpt-mini",
+            Workload::Attention => "attention",
+            Workload::Softmax => "softmax",
+            Workload::LayerNorm => "layer-norm",
+        }
+    }
+
+    fn step(self, device: &DeviceHandle) -> Result<Box<dyn Step>> {
+        Ok(match self {
+            Workload::Matmul => Box::new(Expression::matmul(1024, device)),
+            Workload::GptNano | Workload::GptMini => Box::new(language_model(self.name(), device)?),
+            Workload::Attention => Box::new(Expression::attention(device)),
+            Workload::Softmax => Box::new(Expression::softmax(device)),
+            Workload::LayerNorm => Box::new(Expression::layer_norm(device)),
+        })
+    }
 }
 
 /// One line of the result. Times are seconds; a step ends when the device is done with it.
@@ -60,7 +108,7 @@ struct Line {
     bytes_minimum: u64,
     /// Planned bytes of the step's program: inputs, results and scratch.
     peak_bytes: u64,
-    /// Host work per step, outside of the program's own run: tracing, hashing, look-up; on a GPU encoding too.
+    /// Host work per step: tracing, hashing and look-up; on a GPU encoding too. Neither the batch nor the program's own run.
     host_s: f64,
     gflops: f64,
 }
@@ -71,16 +119,9 @@ struct Line {
 /// The device does not open, or a step fails.
 pub(crate) fn run(args: &Args) -> Result {
     let device = wgrad::devices().open(&args.device)?.device;
-    for workload in &args.workload {
-        let line = match workload {
-            Workload::Matmul => time("matmul", &mut workloads::MatMul::new(1024, &device), args, &device)?,
-            Workload::GptNano => {
-                time("gpt-nano", &mut workloads::language_model("gpt-nano", &device)?, args, &device)?
-            }
-            Workload::GptMini => {
-                time("gpt-mini", &mut workloads::language_model("gpt-mini", &device)?, args, &device)?
-            }
-        };
+    for &workload in &args.workload {
+        let mut step = workload.step(&device)?;
+        let line = time(workload.name(), &mut *step, args, &device)?;
         println!("{}", serde_json::to_string(&line)?);
         if !args.json {
             let tokens = line.tokens_per_s.map_or(String::new(), |t| format!("{t:.0} tokens/s, "));
@@ -97,18 +138,16 @@ pub(crate) fn run(args: &Args) -> Result {
                 1e3 * line.host_s
             );
         }
-        // The next workload's longest program must be its own; and a profiled program reports when it is dropped.
+        if args.profile {
+            profile(workload.name(), &mut *step, args, &device)?;
+        }
+        // The next workload's longest program must be its own.
         device.cache().clear();
     }
     Ok(())
 }
 
-fn time(
-    workload: &'static str,
-    step: &mut dyn workloads::Step,
-    args: &Args,
-    device: &DeviceHandle,
-) -> Result<Line> {
+fn time(workload: &'static str, step: &mut dyn Step, args: &Args, device: &DeviceHandle) -> Result<Line> {
     let mut seconds = Vec::new();
     let mut host = Vec::new();
     let mut first = 0.0;
@@ -119,8 +158,10 @@ fn time(
         }
         let run_before = device.stats().run_nanos;
         let start = Instant::now();
+        step.prepare();
+        let prepared = start.elapsed().as_secs_f64();
         step.run()?;
-        let queued = start.elapsed().as_secs_f64();
+        let queued = start.elapsed().as_secs_f64() - prepared;
         device.synchronize()?;
         let elapsed = start.elapsed().as_secs_f64();
         if n == 0 {
@@ -138,12 +179,11 @@ fn time(
     }
     let after = device.stats();
     let count = seconds.len() as u64;
-    // The step is the longest program that this device holds: the others are uploads' and initialisers'.
-    let executables = device.cache().executables();
-    let programs = executables.iter().map(|e| e.program());
-    let program = programs.max_by_key(|p| p.flops()).ok_or("the workload ran no program")?;
+    let executable = longest(device)?;
+    let program = executable.program();
     if args.program {
-        eprintln!("{program}");
+        let kinds: Vec<String> = kinds(program).iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        eprintln!("{program}{workload}: {} kernels: {}", program.steps.len(), kinds.join(", "));
     }
     let median = median(&mut seconds);
     Ok(Line {
@@ -162,6 +202,41 @@ fn time(
         host_s: self::median(&mut host),
         gflops: program.flops() as f64 / median / 1e9,
     })
+}
+
+/// The program of a step is the longest that a device holds: the others are uploads' and initialisers'.
+fn longest(device: &DeviceHandle) -> Result<Arc<dyn Executable>> {
+    let size = |e: &Arc<dyn Executable>| (e.program().flops(), e.program().bytes_moved());
+    Ok(device.cache().executables().into_iter().max_by_key(size).ok_or("the workload ran no program")?)
+}
+
+/// Kernels of a program by kind.
+fn kinds(program: &Program) -> BTreeMap<&'static str, usize> {
+    let mut kinds = BTreeMap::new();
+    for step in &program.steps {
+        *kinds.entry(step.kernel.name()).or_default() += 1;
+    }
+    kinds
+}
+
+/// Measures the kernels of some steps, prints them, and writes their trace.
+fn profile(workload: &'static str, step: &mut dyn Step, args: &Args, device: &DeviceHandle) -> Result {
+    let mut profile = Profile::new(device)?;
+    for _ in 0..PROFILED {
+        let mut outcome = Ok(());
+        profile.measure(|| {
+            step.prepare();
+            outcome = step.run();
+            Ok::<_, DeviceError>(())
+        })?;
+        outcome?;
+    }
+    std::fs::create_dir_all(&args.profile_out)?;
+    let id = device.info().id.replace(':', "-");
+    let path = args.profile_out.join(format!("{workload}-{id}.json"));
+    profile.write_trace(&path)?;
+    eprintln!("{profile}trace for https://ui.perfetto.dev: {}", path.display());
+    Ok(())
 }
 
 /// Sorts, and takes the middle.

@@ -2,53 +2,88 @@
 
 use wgrad::{
     models::{Gpt2Config, Gpt2Init, Gpt2LMHead},
-    nn::{Activation, Init},
-    optim::{AdamW, AdamWConfig, all_parameters},
-    prelude::*,
+    nn::{Activation, Init, LayerNorm, functional},
+    prelude::{
+        AdamW, AdamWConfig, Context, DeviceHandle, Module, Optimizer, Tensor, TensorError, all_parameters,
+        eval, grad,
+    },
 };
 
 use crate::Result;
 
-/// Something to time: one call queues one step.
+/// Something to time: [`Step::prepare`] and [`Step::run`] together are one step.
 pub(crate) trait Step {
+    /// Makes and uploads the batch of the next step.
+    fn prepare(&mut self) {}
     /// Queues the work of one step.
     fn run(&mut self) -> Result;
     /// Tokens that a step trains on.
-    fn tokens(&self) -> Option<usize>;
-    /// Trainable numbers.
-    fn params(&self) -> Option<usize>;
-}
-
-/// `C = A B` of square f32 matrices.
-pub(crate) struct MatMul {
-    a: Tensor,
-    b: Tensor,
-}
-
-impl MatMul {
-    /// Matrices of `n` rows of numbers in (-1, 1).
-    pub(crate) fn new(n: usize, device: &DeviceHandle) -> Self {
-        let mut lcg = Lcg(7);
-        let mut matrix = || {
-            let values: Vec<f32> = (0..n * n).map(|_| (lcg.next() % 2001) as f32 / 1000.0 - 1.0).collect();
-            Tensor::from_vec(values, [n, n], device)
-        };
-        MatMul { a: matrix(), b: matrix() }
-    }
-}
-
-impl Step for MatMul {
-    fn run(&mut self) -> Result {
-        Ok(eval(&[&self.a.matmul(&self.b)])?)
-    }
-
     fn tokens(&self) -> Option<usize> {
         None
     }
-
+    /// Trainable numbers.
     fn params(&self) -> Option<usize> {
         None
     }
+}
+
+/// An expression of tensors that stay the same, evaluated anew in each step.
+pub(crate) struct Expression {
+    evaluate: Box<dyn Fn() -> std::result::Result<Vec<Tensor>, TensorError>>,
+}
+
+impl Expression {
+    /// `C = A B` of square f32 matrices of `n` rows.
+    pub(crate) fn matmul(n: usize, device: &DeviceHandle) -> Self {
+        let [a, b] = numbers([&[n, n], &[n, n]], device);
+        Expression { evaluate: Box::new(move || Ok(vec![a.matmul(&b)])) }
+    }
+
+    /// Softmax over rows of 1,024.
+    pub(crate) fn softmax(device: &DeviceHandle) -> Self {
+        let [x] = numbers([&[4096, 1024]], device);
+        Expression { evaluate: Box::new(move || Ok(vec![x.softmax(-1)])) }
+    }
+
+    /// Layer norm over rows of 1,024.
+    pub(crate) fn layer_norm(device: &DeviceHandle) -> Self {
+        let norm = LayerNorm::new(&Init::new(device, 0), 1024, 1e-5);
+        let [x] = numbers([&[4096, 1024]], device);
+        Expression { evaluate: Box::new(move || Ok(vec![norm.forward(&x)])) }
+    }
+
+    /// Causal attention and its gradient: 4 sequences of 512, 8 heads of width 64.
+    pub(crate) fn attention(device: &DeviceHandle) -> Self {
+        let shape: &[usize] = &[4, 8, 512, 64];
+        let [q, k, v] = numbers([shape; 3], device);
+        Expression {
+            evaluate: Box::new(move || {
+                let attention = functional::Attention { causal: true, ..functional::Attention::default() };
+                let ctx = Context::train(0, 0);
+                let out = functional::scaled_dot_product_attention(&q, &k, &v, &attention, &ctx);
+                let mut wanted = grad(&out.square().sum_all(), &[&q, &k, &v])?;
+                wanted.push(out);
+                Ok(wanted)
+            }),
+        }
+    }
+}
+
+impl Step for Expression {
+    fn run(&mut self) -> Result {
+        let wanted = (self.evaluate)()?;
+        Ok(eval(&wanted.iter().collect::<Vec<_>>())?)
+    }
+}
+
+/// Tensors of numbers in (-1, 1).
+fn numbers<const N: usize>(shapes: [&[usize]; N], device: &DeviceHandle) -> [Tensor; N] {
+    let mut lcg = Lcg(7);
+    shapes.map(|shape| {
+        let elements: usize = shape.iter().product();
+        let values: Vec<f32> = (0..elements).map(|_| (lcg.next() % 2001) as f32 / 1000.0 - 1.0).collect();
+        Tensor::from_vec(values, shape, device)
+    })
 }
 
 /// A training step of a GPT: batch, forward, backward, AdamW.
@@ -59,6 +94,7 @@ pub(crate) struct LanguageModel {
     batch: usize,
     context: usize,
     device: DeviceHandle,
+    next: Option<(Tensor, Tensor)>,
 }
 
 /// `gpt-nano` or `gpt-mini`: pre-norm GPT over bytes, learned positions, exact GELU, untied head without bias, no dropout.
@@ -87,11 +123,26 @@ pub(crate) fn language_model(name: &str, device: &DeviceHandle) -> Result<Langua
     let model = Gpt2LMHead::new(&config, &Init::new(device, 1337), Gpt2Init::Plain)?;
     let mut optimizer = AdamW::new(all_parameters(&model, 0.01), AdamWConfig::default());
     optimizer.set_lr(3e-4);
-    Ok(LanguageModel { model, optimizer, batches: Lcg(42), batch, context, device: device.clone() })
+    let (batches, device) = (Lcg(42), device.clone());
+    Ok(LanguageModel { model, optimizer, batches, batch, context, device, next: None })
+}
+
+impl LanguageModel {
+    /// Queues some steps.
+    ///
+    /// # Errors
+    /// A step fails.
+    pub(crate) fn steps(&mut self, count: usize) -> Result {
+        for _ in 0..count {
+            self.prepare();
+            self.run()?;
+        }
+        Ok(())
+    }
 }
 
 impl Step for LanguageModel {
-    fn run(&mut self) -> Result {
+    fn prepare(&mut self) {
         let (mut inputs, mut targets) = (Vec::new(), Vec::new());
         for _ in 0..self.batch {
             let (start, stride) = (self.batches.next() % 256, 1 + self.batches.next() % 7);
@@ -99,11 +150,17 @@ impl Step for LanguageModel {
             inputs.extend((0..self.context).map(token));
             targets.extend((1..=self.context).map(token));
         }
-        let shape = [self.batch, self.context];
-        let ids = Tensor::from_vec(inputs, shape, &self.device);
-        let targets = Tensor::from_vec(targets, shape, &self.device);
+        let tensor = |ids| Tensor::from_vec(ids, [self.batch, self.context], &self.device);
+        self.next = Some((tensor(inputs), tensor(targets)));
+    }
+
+    fn run(&mut self) -> Result {
+        let (ids, targets) = self.next.take().ok_or("a step without a batch")?;
         let logits = self.model.forward(&ids, None, &Context::train(0, 0));
-        self.optimizer.step(&Gpt2LMHead::next_token_loss(&logits, &targets))?;
+        let loss = Gpt2LMHead::next_token_loss(&logits, &targets);
+        // What still holds the old weights keeps them from being updated in place.
+        drop(logits);
+        self.optimizer.step(&loss)?;
         Ok(())
     }
 

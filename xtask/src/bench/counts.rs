@@ -1,0 +1,97 @@
+//! Kernels, bytes and memory of the training steps, exactly: what no neighbour's load changes. `UPDATE_EXPECT=1` writes new
+//! figures into this file; the limits below them do not move.
+
+use std::fmt::Write;
+
+use expect_test::{Expect, expect};
+use wgrad::{prelude::DeviceHandle, runtime::Device};
+use wgrad_ir::{DType, Program};
+use wgrad_kernels::{Choices, generate};
+
+use super::{kinds, workloads::language_model};
+use crate::profiles;
+
+/// Compares the program of a steady training step with the figures, and with the limits of every such step.
+fn check(workload: &str, profile: &'static str, layers: usize, expected: Expect) {
+    let device = profiles::device(profile);
+    let handle: DeviceHandle = device.clone();
+    let mut step = language_model(workload, &handle).expect("a workload");
+    step.steps(1).expect("the first step");
+    device.take_runs();
+    step.steps(1).expect("a step");
+    let runs = device.take_runs();
+    let [run] = runs.as_slice() else { panic!("a step is one program, not {}", runs.len()) };
+    let program = &*run.program;
+    let working = working_set(program);
+    expected.assert_eq(&figures(program, working, &*handle));
+    assert!(program.steps.len() <= 30 * layers + 20, "{} kernels", program.steps.len());
+    assert!(
+        2 * program.bytes_moved() <= 3 * program.bytes_minimum(),
+        "more than 1.5 times the bytes that must move"
+    );
+    if workload == "gpt-mini" {
+        assert!(10 * working <= 6 * program.bytes_written(), "memory is hardly used twice");
+    }
+    assert_eq!(device.stats().copied_inputs, 0, "weights are updated in place from the first step on");
+}
+
+/// Bytes that a step needs beside weights and optimizer state.
+fn working_set(program: &Program) -> u64 {
+    let ids: u64 = program.inputs.iter().filter(|i| i.dtype == DType::I32).map(|i| i.bytes).sum();
+    program.allocated_bytes() + ids
+}
+
+fn figures(program: &Program, working: u64, device: &dyn Device) -> String {
+    let mut text = String::new();
+    for (kind, count) in kinds(program) {
+        let _ = writeln!(text, "{kind} {count}");
+    }
+    let _ = writeln!(text, "kernels {}", program.steps.len());
+    if device.info().id != "cpu" {
+        let dispatches = program
+            .steps
+            .iter()
+            .map(|step| generate(&step.kernel, device.caps(), &Choices::default()).expect("a shader").len());
+        let _ = writeln!(text, "dispatches {}", dispatches.sum::<usize>());
+    }
+    let (moved, least) = (program.bytes_moved(), program.bytes_minimum());
+    let _ = writeln!(text, "bytes moved {moved}, {:.2} of the minimum {least}", moved as f64 / least as f64);
+    let written = program.bytes_written();
+    let _ = writeln!(
+        text,
+        "working set {working}, {:.2} of the {written} written",
+        working as f64 / written as f64
+    );
+    let _ = writeln!(text, "updated in place {} of {}", program.updates.len(), program.inputs.len());
+    text
+}
+
+#[test]
+fn gpt_nano_on_a_cpu() {
+    check("gpt-nano", "cpu", 4, expect![[""]]);
+}
+
+#[test]
+fn gpt_nano_on_a_software_adapter() {
+    check("gpt-nano", "software", 4, expect![[""]]);
+}
+
+#[test]
+fn gpt_nano_on_a_desktop_adapter() {
+    check("gpt-nano", "desktop", 4, expect![[""]]);
+}
+
+#[test]
+fn gpt_mini_on_a_cpu() {
+    check("gpt-mini", "cpu", 6, expect![[""]]);
+}
+
+#[test]
+fn gpt_mini_on_a_software_adapter() {
+    check("gpt-mini", "software", 6, expect![[""]]);
+}
+
+#[test]
+fn gpt_mini_on_a_desktop_adapter() {
+    check("gpt-mini", "desktop", 6, expect![[""]]);
+}
