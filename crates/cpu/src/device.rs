@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -119,7 +120,12 @@ impl Device for CpuDevice {
         Ok(Buffer::new(Arc::new(memory), size, self.shared.uid))
     }
 
-    fn read(&self, buffer: &Buffer, dtype: DType) -> Result<Readback, DeviceError> {
+    fn read_range(
+        &self,
+        buffer: &Buffer,
+        dtype: DType,
+        elements: Range<usize>,
+    ) -> Result<Readback, DeviceError> {
         let device = self.shared.info.id.clone();
         let memory = match buffer.downcast::<Memory>() {
             Some(memory) if buffer.device() == self.shared.uid => memory,
@@ -132,14 +138,23 @@ impl Device for CpuDevice {
             return Ok(Readback::ready(Err(DeviceError::IndexOutOfRange { device })));
         }
         let mut host = Vec::new();
-        let bytes = (buffer.bytes() as usize).min(memory.capacity());
+        let held = (buffer.bytes() as usize).min(memory.capacity());
+        let size = dtype.host_bytes();
+        let range = elements.start.checked_mul(size).zip(elements.end.checked_mul(size));
+        let Some((start, end)) = range.filter(|&(start, end)| start <= end && end <= held) else {
+            let message =
+                format!("elements {elements:?} to read do not lie in a {dtype} buffer of {held} bytes");
+            return Err(DeviceError::Misuse { device, message });
+        };
+        let bytes = end - start;
         if host.try_reserve_exact(bytes).is_err() {
             let (needed, available) = (bytes as u64, available_memory());
             let what = format!("the host's copy of {dtype} elements");
             return Err(DeviceError::OutOfMemory { device, what, needed, available });
         }
         // SAFETY: alive and initialised; nothing writes a buffer that a handle has been given out for.
-        host.extend_from_slice(unsafe { std::slice::from_raw_parts(memory.ptr(), bytes) });
+        let all = unsafe { std::slice::from_raw_parts(memory.ptr(), held) };
+        host.extend_from_slice(&all[start..end]);
         Ok(Readback::ready(Ok(host)))
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -194,10 +195,25 @@ impl Device for GpuDevice {
         Ok(buffer)
     }
 
-    fn read(&self, buffer: &Buffer, dtype: DType) -> Result<Readback, DeviceError> {
+    fn read_range(
+        &self,
+        buffer: &Buffer,
+        dtype: DType,
+        elements: Range<usize>,
+    ) -> Result<Readback, DeviceError> {
         let shared = &self.shared;
         let memory = shared.memory(buffer)?;
-        let wanted = buffer.bytes();
+        // Every dtype takes whole words here.
+        let size = shared.caps.storage_bytes(dtype) as u64;
+        let (start, end) = (elements.start as u64 * size, elements.end as u64 * size);
+        if start > end || end > buffer.bytes() {
+            let message = format!(
+                "elements {elements:?} to read do not lie in a {dtype} buffer of {} bytes",
+                buffer.bytes()
+            );
+            return Err(shared.misuse(message));
+        }
+        let wanted = end - start;
         let bytes = wanted.next_multiple_of(4);
         let staging = shared.pool.take(Use::Readback, bytes + 4, || "a staging buffer".to_owned())?;
         let submission = if let (Some(from), Some(to), Some(status)) =
@@ -207,7 +223,7 @@ impl Device for GpuDevice {
                 let mut encoder =
                     shared.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("read") });
                 if bytes > 0 {
-                    encoder.copy_buffer_to_buffer(from, 0, to, 0, bytes);
+                    encoder.copy_buffer_to_buffer(from, start, to, 0, bytes);
                 }
                 encoder.copy_buffer_to_buffer(status, 0, to, bytes, 4);
                 encoder.clear_buffer(status, 0, Some(4));

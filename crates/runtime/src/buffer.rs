@@ -8,6 +8,8 @@ use std::{any::Any, fmt, sync::Arc};
 #[derive(Clone)]
 pub struct Buffer {
     memory: Arc<dyn Any + Send + Sync>,
+    /// Counts the handles.
+    handle: Arc<()>,
     bytes: u64,
     device: u64,
 }
@@ -15,7 +17,7 @@ pub struct Buffer {
 impl Buffer {
     /// Wraps a runtime's memory. `device` is the [`Device::uid`](crate::Device::uid) of its owner.
     pub fn new<M: Any + Send + Sync>(memory: Arc<M>, bytes: u64, device: u64) -> Self {
-        Buffer { memory, bytes, device }
+        Buffer { memory, handle: Arc::new(()), bytes, device }
     }
 
     /// The runtime's memory, if this buffer is of that kind.
@@ -35,7 +37,33 @@ impl Buffer {
 
     /// Whether nothing else holds this memory, so that a program may overwrite it.
     pub fn is_unique(&self) -> bool {
-        Arc::strong_count(&self.memory) == 1
+        Arc::strong_count(&self.handle) == 1
+    }
+
+    /// Keeps the memory alive without being a handle to it: for whoever gives the buffer to a program that may overwrite it,
+    /// and wants it back if the program does not run.
+    pub fn keep(&self) -> KeptBuffer {
+        KeptBuffer { memory: self.memory.clone(), bytes: self.bytes, device: self.device }
+    }
+}
+
+/// See [`Buffer::keep`].
+pub struct KeptBuffer {
+    memory: Arc<dyn Any + Send + Sync>,
+    bytes: u64,
+    device: u64,
+}
+
+impl KeptBuffer {
+    /// A handle to the memory, which must not have been overwritten, apart from those that there are.
+    pub fn restore(self) -> Buffer {
+        Buffer { memory: self.memory, handle: Arc::new(()), bytes: self.bytes, device: self.device }
+    }
+}
+
+impl fmt::Debug for KeptBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptBuffer").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 

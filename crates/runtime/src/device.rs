@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -41,7 +42,20 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// # Errors
     /// The device is lost, or the buffer belongs to another device. An index that a kernel found out of range since the last
     /// read ends the readback with [`DeviceError::IndexOutOfRange`].
-    fn read(&self, buffer: &Buffer, dtype: DType) -> Result<Readback, DeviceError>;
+    fn read(&self, buffer: &Buffer, dtype: DType) -> Result<Readback, DeviceError> {
+        self.read_range(buffer, dtype, 0..buffer.bytes() as usize / self.caps().storage_bytes(dtype))
+    }
+
+    /// As [`Device::read`], of a range of the elements.
+    ///
+    /// # Errors
+    /// As [`Device::read`]; the range does not lie in the buffer.
+    fn read_range(
+        &self,
+        buffer: &Buffer,
+        dtype: DType,
+        elements: Range<usize>,
+    ) -> Result<Readback, DeviceError>;
 
     /// Makes a program ready to run: checks limits, builds pipelines.
     ///

@@ -13,7 +13,7 @@ mod planning;
 mod readback;
 mod registry;
 
-pub use buffer::Buffer;
+pub use buffer::{Buffer, KeptBuffer};
 pub use cache::{CacheStats, ProgramCache};
 pub use device::{
     Device, DeviceHandle, DeviceInfo, DeviceKind, DeviceStats, Executable, RunOutput, StepTime,

@@ -1,7 +1,10 @@
 //! The device of a tensor that was made from no operands at all, such as the concatenation of nothing. It carries an error
 //! and is never evaluated; its device only has to exist.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 
 use wgrad_ir::{DType, DeviceCaps, Program};
 use wgrad_runtime::{
@@ -59,7 +62,7 @@ impl Device for Nowhere {
         self.refuse()
     }
 
-    fn read(&self, _: &Buffer, _: DType) -> Result<Readback, DeviceError> {
+    fn read_range(&self, _: &Buffer, _: DType, _: Range<usize>) -> Result<Readback, DeviceError> {
         self.refuse()
     }
 
