@@ -1,20 +1,26 @@
 //! Attention kernels: blocks of queries against blocks of keys, so that no matrix of all scores exists.
 
-use gemm::Parallelism;
+use std::ops::Range;
+
 use wgrad_ir::{AttentionDims, AttentionKernel, Operand};
 
 use crate::{
     args::{Args, Out},
-    product::{Combine, Matrix, product},
+    product::Matrix,
     scratch::Scratch,
     softmax::{self, Scores},
     threads,
+    tile::Tile,
 };
 
 /// Queries per block.
 pub(crate) const QUERIES: usize = 64;
 /// Keys per block: with as many queries, two blocks of scores fit the second-level cache beside what they are made of.
 pub(crate) const KEYS: usize = 256;
+/// Queries whose scores are computed together: what no query of such a group sees costs nothing.
+const GROUP: usize = 8;
+/// Keys whose scores are computed together: a widest SIMD register.
+const KEY_GROUP: usize = 16;
 
 /// An Attention kernel, compiled.
 #[derive(Debug)]
@@ -28,15 +34,11 @@ impl AttentionPlan {
     /// Nanoseconds on one core, roughly.
     pub(crate) fn cost(&self) -> f64 {
         let dims = &self.0.dims;
-        dims.pairs() as f64 * (4.0 * dims.width as f64 / 60.0 + 0.6)
+        dims.pairs() as f64 * (4.0 * dims.width as f64 / 80.0 + 0.5)
     }
 
     pub(crate) fn run(&self, args: &Args<'_>) {
         let dims = &self.0.dims;
-        if dims.width == 0 || dims.batch * dims.heads * dims.queries == 0 {
-            // Results without elements; what has a logarithm still has it, of a sum of equal scores.
-            return self.lse_of_nothing(args);
-        }
         let blocks = dims.queries.div_ceil(QUERIES);
         let items = dims.batch * dims.heads * blocks;
         let tasks = threads::tasks_for(self.cost()).min(items);
@@ -48,22 +50,6 @@ impl AttentionPlan {
         });
     }
 
-    /// Queries of width 0: all scores are zero.
-    fn lse_of_nothing(&self, args: &Args<'_>) {
-        let dims = &self.0.dims;
-        let out = args.out::<f32>(self.0.lse);
-        for b in 0..dims.batch {
-            let mask = mask_of(args, self.0.mask, dims, b);
-            for row in 0..dims.heads * dims.queries {
-                let (from, to) = dims.visible(row % dims.queries);
-                let seen = (from..to).filter(|&j| mask.is_none_or(|m| m[j] != 0)).count();
-                let lse = if seen == 0 { 0.0 } else { (seen as f32).ln() };
-                // SAFETY: no task runs.
-                unsafe { out.set(b * dims.heads * dims.queries + row, lse) };
-            }
-        }
-    }
-
     /// Queries `[first, first + QUERIES)` of one head.
     fn block(&self, args: &Args<'_>, b: usize, h: usize, first: usize) {
         let AttentionKernel { dims, q, k, v, mask, out, lse } = &self.0;
@@ -72,38 +58,49 @@ impl AttentionPlan {
         let g = h / (dims.heads / dims.kv_heads);
         let (from, to) = range(dims, first, rows);
         let mask = mask_of(args, *mask, dims, b);
-        let (q_at, k_at, v_at) = (head(q, b, h).from_row(first), head(k, b, g), head(v, b, g));
-        let (q, k, v) = (args.read::<f32>(q.arg), args.read::<f32>(k.arg), args.read::<f32>(v.arg));
-        let mut scratch = Scratch::new(4 * (QUERIES * (KEYS + width)));
+        let (mut q_part, mut k_part, mut v_part) = (
+            Scratch::new(4 * QUERIES * width),
+            Scratch::new(4 * KEYS * width),
+            Scratch::new(4 * KEYS * width),
+        );
+        let mut scratch = Scratch::new(4 * QUERIES * (KEYS + width));
         let (scores, sums) = scratch.slice::<f32>(QUERIES * (KEYS + width)).split_at_mut(QUERIES * KEYS);
         let (mut top, mut sum, mut shrink) = ([f32::NEG_INFINITY; QUERIES], [0.0; QUERIES], [0.0; QUERIES]);
         sums.fill(0.0);
+        let q = Rows::new(args.read(q.arg), head(q, b, h).from_row(first), rows, width, &mut q_part);
         let mut start = from;
         while start < to {
             let keys = KEYS.min(to - start);
-            let seen = seen(dims, first, rows, start, keys);
-            let scale = Combine { keep: None, scale: dims.spec.scale.as_f64() as f32 };
-            let x = &mut scores[..rows * keys];
-            // SAFETY: scratch of this task alone.
-            unsafe {
-                let to = (Out::of(x), Matrix::row_major(keys));
-                let k_at = k_at.from_row(start).transposed();
-                product(to, (q, q_at), (k, k_at), (rows, keys, width), scale, Parallelism::None);
+            let seen = Seen::new(dims, first, rows, start, keys);
+            let k_at = head(k, b, g).from_row(start);
+            let kt = k_part.slice(keys * width);
+            transpose(args.read(k.arg), k_at, keys, width, dims.spec.scale.as_f64() as f32, kt);
+            let v = Rows::new(args.read(v.arg), head(v, b, g).from_row(start), keys, width, &mut v_part);
+            for (i, keys_seen) in seen.groups() {
+                q.times(i.clone(), width, (&kt[keys_seen.start..], keys), scores, (i, keys_seen));
             }
             let mask = mask.map(|m| &m[start..start + keys]);
-            let block = Scores { x, stride: keys, seen: &seen[..rows], mask };
+            let block = Scores { x: scores, stride: KEYS, seen: &seen, mask };
             softmax::online(block, &mut top, &mut sum, &mut shrink);
             if start > from {
-                for (row, &shrink) in sums.chunks_exact_mut(width).zip(&shrink[..rows]) {
+                for (row, &shrink) in sums.chunks_exact_mut(width.max(1)).zip(&shrink[..rows]) {
                     row.iter_mut().for_each(|x| *x *= shrink);
                 }
             }
-            // SAFETY: scratch of this task alone.
-            unsafe {
-                let to = (Out::of(sums), Matrix::row_major(width));
-                let p = (&scores[..rows * keys], Matrix::row_major(keys));
-                let add = Combine { keep: Some(1.0), scale: 1.0 };
-                product(to, p, (v, v_at.from_row(start)), (rows, width, keys), add, Parallelism::None);
+            for (i, keys_seen) in seen.groups() {
+                Tile {
+                    m: i.len(),
+                    n: width,
+                    k: keys_seen.len(),
+                    a: &scores[i.start * KEYS + keys_seen.start..],
+                    a_strides: (KEYS, 1),
+                    b: v.from(keys_seen.start),
+                    b_rows: v.stride,
+                    c: &mut sums[i.start * width..],
+                    c_rows: width,
+                    add: true,
+                }
+                .multiply();
             }
             start += keys;
         }
@@ -115,6 +112,76 @@ impl AttentionPlan {
             unsafe { lse.set((b * dims.heads + h) * dims.queries + first + i, log) };
         }
         store(args.out(out.arg), head(out, b, h).from_row(first), &sums[..rows * width], width);
+    }
+}
+
+/// Rows whose elements are neighbours: where they are in memory, or else copied.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    x: &'a [f32],
+    /// Elements from one row to the next.
+    pub(crate) stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn new(
+        memory: &'a [f32],
+        at: Matrix,
+        rows: usize,
+        width: usize,
+        scratch: &'a mut Scratch,
+    ) -> Rows<'a> {
+        if at.columns == 1 && at.rows >= 0 {
+            return Rows { x: &memory[at.offset as usize..], stride: at.rows as usize };
+        }
+        let x = scratch.slice(rows * width);
+        transpose(memory, at.transposed(), width, rows, 1.0, x);
+        Rows { x, stride: width }
+    }
+
+    /// From one row on.
+    pub(crate) fn from(&self, row: usize) -> &'a [f32] {
+        // A product of no rows may begin behind the last one.
+        &self.x[(row * self.stride).min(self.x.len())..]
+    }
+
+    /// `scores[i, j] = Σ_l self[i, l] b[l, j]` for rows `i` and columns `j` of a block of scores; `b` begins at the first column.
+    pub(crate) fn times(
+        &self,
+        rows: Range<usize>,
+        width: usize,
+        (b, b_rows): (&[f32], usize),
+        scores: &mut [f32],
+        (i, j): (Range<usize>, Range<usize>),
+    ) {
+        Tile {
+            m: i.len(),
+            n: j.len(),
+            k: width,
+            a: self.from(rows.start),
+            a_strides: (self.stride, 1),
+            b,
+            b_rows,
+            c: &mut scores[i.start * KEYS + j.start..],
+            c_rows: KEYS,
+            add: false,
+        }
+        .multiply();
+    }
+}
+
+/// `to[j, i] = scale from[i, j]`, row-major.
+pub(crate) fn transpose(from: &[f32], at: Matrix, rows: usize, columns: usize, scale: f32, to: &mut [f32]) {
+    // A cache line of each row of the result at a time.
+    for first in (0..rows).step_by(16) {
+        let count = 16.min(rows - first);
+        let at = at.from_row(first);
+        for j in 0..columns {
+            let from_at = at.offset + j as i64 * at.columns;
+            for (i, to) in to[j * rows + first..][..count].iter_mut().enumerate() {
+                *to = scale * from[(from_at + i as i64 * at.rows) as usize];
+            }
+        }
     }
 }
 
@@ -141,25 +208,66 @@ pub(crate) fn range(dims: &AttentionDims, first: usize, rows: usize) -> (usize, 
     (dims.visible(first).0, dims.visible(first + rows - 1).1)
 }
 
-/// For each query of a block the keys that it sees within `[start, start + keys)`, counted from `start`.
-pub(crate) fn seen(
-    dims: &AttentionDims,
-    first: usize,
-    rows: usize,
-    start: usize,
-    keys: usize,
-) -> [(usize, usize); QUERIES] {
-    let mut seen = [(0, 0); QUERIES];
-    for (i, seen) in seen[..rows].iter_mut().enumerate() {
-        let (from, to) = dims.visible(first + i);
-        let from = from.clamp(start, start + keys) - start;
-        *seen = (from, (to.clamp(start, start + keys) - start).max(from));
+/// What the queries of a block see of a block of keys, apart from the mask.
+pub(crate) struct Seen {
+    pub(crate) rows: usize,
+    /// The keys `[from, to)` of each query, counted from the block's first.
+    keys: [(usize, usize); QUERIES],
+    /// Keys of the block.
+    end: usize,
+}
+
+impl Seen {
+    /// Queries `[first, first + rows)` and keys `[start, start + keys)`.
+    pub(crate) fn new(dims: &AttentionDims, first: usize, rows: usize, start: usize, keys: usize) -> Seen {
+        let mut seen = Seen { rows, keys: [(0, 0); QUERIES], end: keys };
+        for (i, seen) in seen.keys[..rows].iter_mut().enumerate() {
+            let (from, to) = dims.visible(first + i);
+            let from = from.clamp(start, start + keys) - start;
+            *seen = (from, (to.clamp(start, start + keys) - start).max(from));
+        }
+        seen
     }
-    seen
+
+    /// The keys `[from, to)` that a query sees.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> (usize, usize) {
+        self.keys[row]
+    }
+
+    /// The keys `[from, to)` that some query of the row's group sees, up to whole groups of keys.
+    #[inline(always)]
+    pub(crate) fn group(&self, row: usize) -> (usize, usize) {
+        let first = row / GROUP * GROUP;
+        let last = (first + GROUP).min(self.rows) - 1;
+        let from = self.keys[first].0 / KEY_GROUP * KEY_GROUP;
+        (from, self.keys[last].1.next_multiple_of(KEY_GROUP).min(self.end).max(from))
+    }
+
+    /// The groups of queries, with the keys that they see.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        (0..self.rows).step_by(GROUP).map(|first| {
+            let (from, to) = self.group(first);
+            (first..(first + GROUP).min(self.rows), from..to)
+        })
+    }
+
+    /// The groups of keys, with the queries whose groups see them.
+    pub(crate) fn key_groups(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        (0..self.end).step_by(KEY_GROUP).filter_map(|first| {
+            let mut seeing = self.groups().filter(|(_, keys)| keys.contains(&first)).map(|g| g.0);
+            let from = seeing.next()?;
+            let last = seeing.last().unwrap_or(from.clone());
+            Some((first..(first + KEY_GROUP).min(self.end), from.start..last.end))
+        })
+    }
 }
 
 /// Writes rows of `width` elements where the matrix lies.
 pub(crate) fn store(out: Out<f32>, at: Matrix, rows: &[f32], width: usize) {
+    if width == 0 {
+        return;
+    }
     for (i, row) in rows.chunks_exact(width).enumerate() {
         let first = at.offset + i as i64 * at.rows;
         if at.columns == 1 {

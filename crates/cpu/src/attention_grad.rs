@@ -1,16 +1,14 @@
 //! AttentionGrad kernels: the scores are computed again, block by block.
 
-use gemm::Parallelism;
-use wgrad_ir::AttentionGradKernel;
+use wgrad_ir::{AttentionGradKernel, Operand};
 
 use crate::{
-    args::{Args, Out},
-    attention::{KEYS, QUERIES, head, mask_of, range, seen, store},
-    fold::Fold,
-    product::{Combine, Matrix, product},
+    args::Args,
+    attention::{KEYS, QUERIES, Rows, Seen, head, mask_of, range, store, transpose},
     scratch::Scratch,
     softmax::{self, Scores},
     threads,
+    tile::Tile,
 };
 
 /// An AttentionGrad kernel, compiled.
@@ -48,13 +46,23 @@ impl AttentionGradPlan {
         let dims = &kernel.dims;
         let (width, group) = (dims.width, dims.heads / dims.kv_heads);
         let size = dims.keys * width;
-        let mut scratch = Scratch::new(4 * 2 * size);
-        let (grad_k, grad_v) = scratch.slice::<f32>(2 * size).split_at_mut(size);
-        grad_k.fill(0.0);
-        grad_v.fill(0.0);
+        let mut scratch = Scratch::new(4 * 4 * size);
+        let (grads, transposed) = scratch.slice::<f32>(4 * size).split_at_mut(2 * size);
+        grads.fill(0.0);
+        let (grad_k, grad_v) = grads.split_at_mut(size);
+        // Keys, scaled, and values: of each block of keys one matrix `[width, keys]`.
+        let (kt, vt) = transposed.split_at_mut(size);
+        for start in (0..dims.keys).step_by(KEYS) {
+            let keys = KEYS.min(dims.keys - start);
+            let part = start * width..(start + keys) * width;
+            let scale = dims.spec.scale.as_f64() as f32;
+            let at = |operand| head(operand, b, g).from_row(start);
+            transpose(args.read(kernel.k.arg), at(&kernel.k), keys, width, scale, &mut kt[part.clone()]);
+            transpose(args.read(kernel.v.arg), at(&kernel.v), keys, width, 1.0, &mut vt[part]);
+        }
         for h in g * group..(g + 1) * group {
             for first in (0..dims.queries).step_by(QUERIES) {
-                self.block(args, [b, g, h], first, grad_k, grad_v);
+                self.block(args, [b, g, h], first, (kt, vt), (grad_k, grad_v));
             }
         }
         store(args.out(kernel.grad_k.arg), head(&kernel.grad_k, b, g), grad_k, width);
@@ -67,8 +75,8 @@ impl AttentionGradPlan {
         args: &Args<'_>,
         [b, g, h]: [usize; 3],
         first: usize,
-        grad_k: &mut [f32],
-        grad_v: &mut [f32],
+        (kt, vt): (&[f32], &[f32]),
+        (grad_k, grad_v): (&mut [f32], &mut [f32]),
     ) {
         let kernel = &self.0;
         let dims = &kernel.dims;
@@ -76,67 +84,75 @@ impl AttentionGradPlan {
         let (from, to) = range(dims, first, rows);
         let mask = mask_of(args, kernel.mask, dims, b);
         let scale = dims.spec.scale.as_f64() as f32;
-        let at_row = |operand| head(operand, b, h).from_row(first);
-        let (q_at, k_at, v_at) = (at_row(&kernel.q), head(&kernel.k, b, g), head(&kernel.v, b, g));
-        let (q, k, v) =
-            (args.read::<f32>(kernel.q.arg), args.read::<f32>(kernel.k.arg), args.read::<f32>(kernel.v.arg));
-        let (dout, dout_at) = (args.read::<f32>(kernel.grad_out.arg), at_row(&kernel.grad_out));
         let lse = &args.read::<f32>(kernel.lse)[(b * dims.heads + h) * dims.queries + first..][..rows];
+        let (mut q_part, mut out_part, mut k_part) = (
+            Scratch::new(4 * QUERIES * width),
+            Scratch::new(4 * QUERIES * width),
+            Scratch::new(4 * KEYS * width),
+        );
+        let by_query = |operand: &Operand| head(operand, b, h).from_row(first);
+        let q = Rows::new(args.read(kernel.q.arg), by_query(&kernel.q), rows, width, &mut q_part);
+        let grad_out =
+            Rows::new(args.read(kernel.grad_out.arg), by_query(&kernel.grad_out), rows, width, &mut out_part);
         let mut scratch = Scratch::new(4 * QUERIES * (2 * KEYS + width));
         let (scores, rest) = scratch.slice::<f32>(QUERIES * (2 * KEYS + width)).split_at_mut(QUERIES * KEYS);
         let (dp, grad_q) = rest.split_at_mut(QUERIES * KEYS);
         let mut delta = [0.0; QUERIES];
-        self.deltas(args, [b, h], first, &mut delta[..rows], &mut grad_q[..width]);
+        let mut part = Scratch::new(4 * QUERIES * width);
+        let out = Rows::new(args.read(kernel.out.arg), by_query(&kernel.out), rows, width, &mut part);
+        softmax::dots(grad_out, out, width, &mut delta[..rows]);
         let grad_q = &mut grad_q[..rows * width];
         grad_q.fill(0.0);
-        let add = Combine { keep: Some(1.0), scale: 1.0 };
-        let (wide, none) = (Matrix::row_major(width), Parallelism::None);
-        let mut start = from;
-        while start < to {
-            let keys = KEYS.min(to - start);
-            let seen = seen(dims, first, rows, start, keys);
-            let (x, dp) = (&mut scores[..rows * keys], &mut dp[..rows * keys]);
-            let square = Matrix::row_major(keys);
-            let (k_at, v_at) = (k_at.from_row(start), v_at.from_row(start));
-            // SAFETY: scratch of this task alone.
-            unsafe {
-                let (k, v) = ((k, k_at.transposed()), (v, v_at.transposed()));
-                let combine = Combine { keep: None, scale };
-                product((Out::of(x), square), (q, q_at), k, (rows, keys, width), combine, none);
-                let combine = Combine { keep: None, scale: 1.0 };
-                product((Out::of(dp), square), (dout, dout_at), v, (rows, keys, width), combine, none);
+        // Blocks begin where those of the transposed keys do.
+        for start in (from / KEYS * KEYS..to).step_by(KEYS) {
+            let keys = KEYS.min(dims.keys - start);
+            let seen = Seen::new(dims, first, rows, start, keys);
+            let part = start * width..(start + keys) * width;
+            let (kt, vt) = (&kt[part.clone()], &vt[part.clone()]);
+            for (i, j) in seen.groups() {
+                q.times(i.clone(), width, (&kt[j.start..], keys), scores, (i.clone(), j.clone()));
+                grad_out.times(i.clone(), width, (&vt[j.start..], keys), dp, (i, j));
             }
             let mask = mask.map(|m| &m[start..start + keys]);
-            let block = Scores { x, stride: keys, seen: &seen[..rows], mask };
+            let block = Scores { x: scores, stride: KEYS, seen: &seen, mask };
             softmax::backward(block, dp, lse, &delta[..rows], scale);
-            let part = start * width..(start + keys) * width;
-            let (p, ds) = (&scores[..rows * keys], &*dp);
-            // SAFETY: as above.
-            unsafe {
-                let to = (Out::of(&mut grad_v[part.clone()]), wide);
-                product(to, (p, square.transposed()), (dout, dout_at), (keys, width, rows), add, none);
-                let to = (Out::of(&mut grad_k[part]), wide);
-                product(to, (ds, square.transposed()), (q, q_at), (keys, width, rows), add, none);
-                product((Out::of(grad_q), wide), (ds, square), (k, k_at), (rows, width, keys), add, none);
+            let (grad_k, grad_v) = (&mut grad_k[part.clone()], &mut grad_v[part]);
+            for (j, i) in seen.key_groups() {
+                // `grad_v += pᵀ grad_out`, and `grad_k += dsᵀ q`.
+                for (x, rows, grad) in [(&*scores, grad_out, &mut *grad_v), (&*dp, q, &mut *grad_k)] {
+                    Tile {
+                        m: j.len(),
+                        n: width,
+                        k: i.len(),
+                        a: &x[i.start * KEYS + j.start..],
+                        a_strides: (1, KEYS),
+                        b: rows.from(i.start),
+                        b_rows: rows.stride,
+                        c: &mut grad[j.start * width..],
+                        c_rows: width,
+                        add: true,
+                    }
+                    .multiply();
+                }
             }
-            start += keys;
-        }
-        store(args.out(kernel.grad_q.arg), at_row(&kernel.grad_q), grad_q, width);
-    }
-
-    /// `Σ grad_out · out` of each query; `row` is scratch.
-    fn deltas(&self, args: &Args<'_>, [b, h]: [usize; 2], first: usize, delta: &mut [f32], row: &mut [f32]) {
-        let kernel = &self.0;
-        let at = |operand| head(operand, b, h).from_row(first);
-        let (x, y) = (args.read::<f32>(kernel.out.arg), args.read::<f32>(kernel.grad_out.arg));
-        let (x_at, y_at) = (at(&kernel.out), at(&kernel.grad_out));
-        for (i, delta) in delta.iter_mut().enumerate() {
-            let address =
-                |m: &Matrix, d: usize| (m.offset + i as i64 * m.rows + d as i64 * m.columns) as usize;
-            for (d, term) in row.iter_mut().enumerate() {
-                *term = x[address(&x_at, d)] * y[address(&y_at, d)];
+            let k_at = head(&kernel.k, b, g).from_row(start);
+            let k = Rows::new(args.read(kernel.k.arg), k_at, keys, width, &mut k_part);
+            for (i, j) in seen.groups() {
+                Tile {
+                    m: i.len(),
+                    n: width,
+                    k: j.len(),
+                    a: &dp[i.start * KEYS + j.start..],
+                    a_strides: (KEYS, 1),
+                    b: k.from(j.start),
+                    b_rows: k.stride,
+                    c: &mut grad_q[i.start * width..],
+                    c_rows: width,
+                    add: true,
+                }
+                .multiply();
             }
-            *delta = f32::fold(wgrad_ir::ReduceOp::Sum, row);
         }
+        store(args.out(kernel.grad_q.arg), by_query(&kernel.grad_q), grad_q, width);
     }
 }

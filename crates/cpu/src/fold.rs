@@ -5,8 +5,8 @@ use wgrad_ir::ReduceOp;
 
 use crate::ops::Element;
 
-/// Partial results that run side by side, so that additions do not wait for each other; a fixed number, so that the result is the
-/// same at every SIMD level.
+/// Partial results that run side by side, so that additions do not wait for each other (fewer for short rows); a number that
+/// depends on the length alone, so that the result is the same at every SIMD level.
 const LANES: usize = 32;
 
 /// An element that reductions combine.
@@ -16,39 +16,59 @@ pub(crate) trait Fold: Element {
     /// Combines two values.
     fn combine(op: ReduceOp, a: Self, b: Self) -> Self;
     /// Combines all of a slice.
-    fn fold(op: ReduceOp, x: &[Self]) -> Self;
+    fn fold(op: ReduceOp, x: &[Self]) -> Self {
+        let mut out = [Self::identity(op)];
+        if !x.is_empty() {
+            Self::fold_rows(op, x, x.len(), &mut out);
+        }
+        out[0]
+    }
+    /// Combines each row of `row` elements.
+    fn fold_rows(op: ReduceOp, x: &[Self], row: usize, out: &mut [Self]);
     /// `acc[i] = combine(acc[i], x[i])`
     fn accumulate(op: ReduceOp, acc: &mut [Self], x: &[Self]);
 }
 
-struct FoldSlice<'a, T, F> {
+struct FoldRows<'a, T, F> {
     x: &'a [T],
+    row: usize,
+    out: &'a mut [T],
     identity: T,
     f: F,
 }
 
-impl<T: Element, F: Fn(T, T) -> T> WithSimd for FoldSlice<'_, T, F> {
-    type Output = T;
+impl<T: Element, F: Fn(T, T) -> T> FoldRows<'_, T, F> {
+    /// In `N` lanes.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> T {
-        let mut lanes = [self.identity; LANES];
-        let mut chunks = self.x.chunks_exact(LANES);
-        for chunk in &mut chunks {
-            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+    fn run<const N: usize>(self) {
+        for (out, row) in self.out.iter_mut().zip(self.x.chunks_exact(self.row)) {
+            let mut lanes = [self.identity; N];
+            let (chunks, rest) = row.as_chunks::<N>();
+            for chunk in chunks {
+                for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                    *lane = (self.f)(*lane, x);
+                }
+            }
+            for (lane, &x) in lanes.iter_mut().zip(rest) {
                 *lane = (self.f)(*lane, x);
             }
-        }
-        for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
-            *lane = (self.f)(*lane, x);
-        }
-        let mut width = LANES;
-        while width > 1 {
-            width /= 2;
-            for i in 0..width {
-                lanes[i] = (self.f)(lanes[i], lanes[i + width]);
+            let mut width = N;
+            while width > 1 {
+                width /= 2;
+                for i in 0..width {
+                    lanes[i] = (self.f)(lanes[i], lanes[i + width]);
+                }
             }
+            *out = lanes[0];
         }
-        lanes[0]
+    }
+}
+
+impl<T: Element, F: Fn(T, T) -> T> WithSimd for FoldRows<'_, T, F> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        if self.row < LANES { self.run::<8>() } else { self.run::<LANES>() }
     }
 }
 
@@ -86,12 +106,12 @@ macro_rules! fold_impl {
                     ReduceOp::Min => $min(a, b),
                 }
             }
-            fn fold(op: ReduceOp, x: &[Self]) -> Self {
+            fn fold_rows(op: ReduceOp, x: &[Self], row: usize, out: &mut [Self]) {
                 let identity = Self::identity(op);
                 match op {
-                    ReduceOp::Sum => Arch::new().dispatch(FoldSlice { x, identity, f: $add }),
-                    ReduceOp::Max => Arch::new().dispatch(FoldSlice { x, identity, f: $max }),
-                    ReduceOp::Min => Arch::new().dispatch(FoldSlice { x, identity, f: $min }),
+                    ReduceOp::Sum => Arch::new().dispatch(FoldRows { x, row, out, identity, f: $add }),
+                    ReduceOp::Max => Arch::new().dispatch(FoldRows { x, row, out, identity, f: $max }),
+                    ReduceOp::Min => Arch::new().dispatch(FoldRows { x, row, out, identity, f: $min }),
                 }
             }
             fn accumulate(op: ReduceOp, acc: &mut [Self], x: &[Self]) {

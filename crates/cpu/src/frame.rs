@@ -165,13 +165,12 @@ impl<'a> Frame<'a> {
                         }
                     }
                     value => if let Src::Slice(x) = operand::<T>(value, len * row) {
-                        let each = out.iter_mut().zip(x.chunks_exact(row));
-                        each.for_each(|(out, x)| *out = T::fold(*op, x));
+                        T::fold_rows(*op, x, row, out);
                     }
                 },
                 Code::Spread(a) => match operand::<T>(get(*a), len / row) {
                     Src::Splat(x) => out.fill(x),
-                    Src::Slice(x) => out.chunks_exact_mut(row).zip(x).for_each(|(out, &x)| out.fill(x)),
+                    Src::Slice(x) => lanes::spread(x, row, out),
                 },
                 _ => elementwise(instr, out, &get),
             }

@@ -163,3 +163,26 @@ pub(crate) fn select<T: Pod>(c: Src<'_, u8>, a: Src<'_, T>, b: Src<'_, T>, out: 
         }
     }
 }
+
+struct Spread<'a, T> {
+    x: &'a [T],
+    row: usize,
+    out: &'a mut [T],
+}
+
+impl<T: Pod> WithSimd for Spread<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (out, &x) in self.out.chunks_exact_mut(self.row).zip(self.x) {
+            let (chunks, rest) = out.as_chunks_mut::<16>();
+            chunks.iter_mut().for_each(|chunk| *chunk = [x; 16]);
+            rest.iter_mut().for_each(|out| *out = x);
+        }
+    }
+}
+
+/// `out[i, j] = x[i]` for rows of `row` elements.
+pub(crate) fn spread<T: Pod>(x: &[T], row: usize, out: &mut [T]) {
+    Arch::new().dispatch(Spread { x, row, out });
+}

@@ -29,6 +29,7 @@ mod softmax;
 mod store;
 mod tape;
 mod threads;
+mod tile;
 mod walk;
 
 pub use backend::CpuBackend;

@@ -24,6 +24,11 @@ impl Matrix {
         Matrix { offset: self.offset + first as i64 * self.rows, ..self }
     }
 
+    /// The columns from `first` on.
+    pub(crate) fn from_column(self, first: usize) -> Matrix {
+        Matrix { offset: self.offset + first as i64 * self.columns, ..self }
+    }
+
     pub(crate) fn transposed(self) -> Matrix {
         Matrix { rows: self.columns, columns: self.rows, ..self }
     }

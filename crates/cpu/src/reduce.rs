@@ -142,10 +142,7 @@ impl ReducePlan {
                         // SAFETY: one task per group of rows.
                         let sums = unsafe { args.out::<T>(out.arg).slice(first, count) };
                         match frame.value::<T>(out.value) {
-                            Src::Slice(x) => {
-                                let each = sums.iter_mut().zip(x.chunks_exact(len));
-                                each.for_each(|(sum, row)| *sum = T::fold(out.op, row));
-                            }
+                            Src::Slice(x) => T::fold_rows(out.op, x, len, sums),
                             Src::Splat(x) => sums.fill(repeated(out.op, x, len)),
                         }
                     });

@@ -2,80 +2,99 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::{lanes::has_fma, math};
+use crate::{
+    attention::{Rows, Seen},
+    lanes::has_fma,
+    math,
+};
 
 /// Partial results side by side, a fixed number, so that results are the same at every SIMD level.
 const LANES: usize = 16;
 
-/// Scores of some queries with `stride` keys each, and which of the keys each query sees.
+/// Scores of some queries, `stride` from one to the next.
 pub(crate) struct Scores<'a> {
-    /// The scores, a row per query.
+    /// The scores; those of keys that the query's group does not see are not there.
     pub(crate) x: &'a mut [f32],
     pub(crate) stride: usize,
-    /// For each query the keys `[from, to)` that it sees, apart from the mask.
-    pub(crate) seen: &'a [(usize, usize)],
+    /// Which keys each query sees, apart from the mask.
+    pub(crate) seen: &'a Seen,
     /// Which keys are there, 0 or 1.
     pub(crate) mask: Option<&'a [u8]>,
 }
 
 impl Scores<'_> {
-    /// Hides what the mask excludes.
+    /// The scores of the keys that a query's group sees; those that the query does not see, or the mask excludes, are hidden.
     #[inline(always)]
-    fn hide(&mut self, row: usize) {
+    fn row(&mut self, row: usize) -> &mut [f32] {
+        let ((from, to), (first, last)) = (self.seen.row(row), self.seen.group(row));
+        let x = &mut self.x[row * self.stride..][..last];
+        x[first.min(from)..from].fill(f32::NEG_INFINITY);
+        x[to.min(last)..].fill(f32::NEG_INFINITY);
         if let Some(mask) = self.mask {
-            for (x, &there) in self.x[row * self.stride..][..self.stride].iter_mut().zip(mask) {
+            for (x, &there) in x[first..].iter_mut().zip(&mask[first..last]) {
                 *x = if there == 0 { f32::NEG_INFINITY } else { *x };
             }
         }
-    }
-
-    /// Zeros where a query does not see.
-    #[inline(always)]
-    fn clear(&mut self, row: usize) {
-        let (from, to) = self.seen[row];
-        let x = &mut self.x[row * self.stride..][..self.stride];
-        x[..from].fill(0.0);
-        x[to..].fill(0.0);
+        &mut x[first..]
     }
 }
 
+/// Calls `f` with as many elements as a loop has side by side, over and over; the last ones are padded as hidden.
 #[inline(always)]
-fn largest(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > *lane { x } else { *lane };
-        }
+fn by_lanes(x: &mut [f32], mut f: impl FnMut(&mut [f32; LANES])) {
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    chunks.iter_mut().for_each(&mut f);
+    if !rest.is_empty() {
+        let mut padded = [f32::NEG_INFINITY; LANES];
+        padded[..rest.len()].copy_from_slice(rest);
+        f(&mut padded);
+        rest.copy_from_slice(&padded[..rest.len()]);
     }
-    let all = lanes.iter().chain(rest);
-    all.fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
+/// Combines lanes pairwise.
 #[inline(always)]
-fn exp_all<const FMA: bool>(x: &mut [f32], shift: f32) -> f32 {
-    for x in x.iter_mut() {
-        // What is hidden has no weight at all, and not the smallest there is.
-        *x = if *x == f32::NEG_INFINITY { 0.0 } else { math::exp::<FMA>(*x - shift) };
-    }
-    let mut lanes = [0.0; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += x;
-        }
-    }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += x;
-    }
+fn across(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES;
     while width > 1 {
         width /= 2;
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            lanes[i] = f(lanes[i], lanes[i + width]);
         }
     }
     lanes[0]
+}
+
+#[inline(always)]
+fn largest(x: &mut [f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    by_lanes(x, |x| {
+        for (lane, &mut x) in lanes.iter_mut().zip(x) {
+            *lane = larger(*lane, x);
+        }
+    });
+    across(lanes, larger)
+}
+
+/// `exp(x - shift)`; what is hidden has no weight at all, and not the smallest there is.
+#[inline(always)]
+fn weight<const FMA: bool>(x: f32, shift: f32) -> f32 {
+    let weight = math::exp::<FMA>(x - shift);
+    if x == f32::NEG_INFINITY { 0.0 } else { weight }
+}
+
+/// Replaces scores by weights, and adds them up.
+#[inline(always)]
+fn weigh<const FMA: bool>(x: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    by_lanes(x, |x| {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *x = weight::<FMA>(*x, shift);
+            *lane += *x;
+        }
+    });
+    across(lanes, |a, b| a + b)
 }
 
 /// One step of the online softmax (Milakov & Gimelshein, 2018): replaces scores by `exp(score - top)`, with the largest score
@@ -86,10 +105,8 @@ pub(crate) fn online(scores: Scores<'_>, top: &mut [f32], sum: &mut [f32], shrin
         #[inline(always)]
         fn run<const FMA: bool>(self) {
             let Online(mut scores, top, sum, shrink) = self;
-            for row in 0..scores.seen.len() {
-                scores.hide(row);
-                let (from, to) = scores.seen[row];
-                let x = &mut scores.x[row * scores.stride..][from..to];
+            for row in 0..scores.seen.rows {
+                let x = scores.row(row);
                 let old = top[row];
                 let new = old.max(largest(x));
                 (top[row], shrink[row]) = (new, 1.0);
@@ -97,12 +114,10 @@ pub(crate) fn online(scores: Scores<'_>, top: &mut [f32], sum: &mut [f32], shrin
                     x.fill(0.0);
                 } else {
                     if old != new {
-                        shrink[row] =
-                            if old == f32::NEG_INFINITY { 0.0 } else { math::exp::<FMA>(old - new) };
+                        shrink[row] = weight::<FMA>(old, new);
                     }
-                    sum[row] = sum[row] * shrink[row] + exp_all::<FMA>(x, new);
+                    sum[row] = sum[row] * shrink[row] + weigh::<FMA>(x, new);
                 }
-                scores.clear(row);
             }
         }
     }
@@ -123,20 +138,22 @@ pub(crate) fn backward(scores: Scores<'_>, dp: &mut [f32], lse: &[f32], delta: &
         #[inline(always)]
         fn run<const FMA: bool>(self) {
             let Backward(mut scores, dp, lse, delta, scale) = self;
-            for row in 0..scores.seen.len() {
-                scores.hide(row);
-                let (from, to) = scores.seen[row];
-                let start = row * scores.stride;
-                for x in &mut scores.x[start..][from..to] {
-                    *x = if *x == f32::NEG_INFINITY { 0.0 } else { math::exp::<FMA>(*x - lse[row]) };
+            for row in 0..scores.seen.rows {
+                let (start, (first, last)) = (row * scores.stride, scores.seen.group(row));
+                let x = scores.row(row);
+                let dp = &mut dp[start..][first..last];
+                let (dp, rest) = dp.as_chunks_mut::<LANES>();
+                let (x, x_rest) = x.as_chunks_mut::<LANES>();
+                for (x, dp) in x.iter_mut().zip(dp) {
+                    for (x, dp) in x.iter_mut().zip(dp) {
+                        *x = weight::<FMA>(*x, lse[row]);
+                        *dp = scale * *x * (*dp - delta[row]);
+                    }
                 }
-                scores.clear(row);
-                let dp = &mut dp[start..][..scores.stride];
-                for (dp, &p) in dp[from..to].iter_mut().zip(&scores.x[start..][from..to]) {
-                    *dp = scale * p * (*dp - delta[row]);
+                by_lanes(x_rest, |x| x.iter_mut().for_each(|x| *x = weight::<FMA>(*x, lse[row])));
+                for (x, dp) in x_rest.iter().zip(rest) {
+                    *dp = scale * *x * (*dp - delta[row]);
                 }
-                dp[..from].fill(0.0);
-                dp[to..].fill(0.0);
             }
         }
     }
@@ -148,4 +165,31 @@ pub(crate) fn backward(scores: Scores<'_>, dp: &mut [f32], lse: &[f32], delta: &
         }
     }
     Arch::new().dispatch(Backward(scores, dp, lse, delta, scale));
+}
+
+/// `to[i] = Σ_d x[i, d] y[i, d]` for rows of `width` elements.
+pub(crate) fn dots(x: Rows<'_>, y: Rows<'_>, width: usize, to: &mut [f32]) {
+    struct Dots<'a>(Rows<'a>, Rows<'a>, usize, &'a mut [f32]);
+    impl WithSimd for Dots<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) {
+            let Dots(x, y, width, to) = self;
+            for (i, to) in to.iter_mut().enumerate() {
+                let mut lanes = [0.0; LANES];
+                let (x, x_rest) = x.from(i)[..width].as_chunks::<LANES>();
+                let (y, y_rest) = y.from(i)[..width].as_chunks::<LANES>();
+                for (x, y) in x.iter().zip(y) {
+                    for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+                        *lane += x * y;
+                    }
+                }
+                for ((lane, &x), &y) in lanes.iter_mut().zip(x_rest).zip(y_rest) {
+                    *lane += x * y;
+                }
+                *to = across(lanes, |a, b| a + b);
+            }
+        }
+    }
+    Arch::new().dispatch(Dots(x, y, width, to));
 }
