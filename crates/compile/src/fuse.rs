@@ -15,7 +15,7 @@ const MAX_COST: u32 = 96;
 /// Cost above which work that an `Expand` repeats is done once instead.
 const MAX_REPEATED_COST: u32 = 2;
 /// Cost above which work with several users is done once instead.
-const MAX_SHARED_COST: u32 = 4;
+const MAX_SHARED_COST: u32 = 16;
 
 /// Longest chain of virtual nodes: kernels are built by recursion along it.
 const MAX_DEPTH: u32 = 100;

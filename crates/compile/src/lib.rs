@@ -4,6 +4,7 @@
 //! Passes, in order, each leaving something that `wgrad_ir` can verify and print:
 //! 0. [`inline`](mod@inline): functions without a kernel become their bodies;
 //! 1. [`simplify`](mod@simplify): fold constants, collapse movements, merge equal nodes, drop dead ones;
+//!    [`remat`](mod@remat): compute activations again;
 //!    [`schedule`](mod@schedule): run early what shrinks memory;
 //!    [`concat`](mod@concat): sums of padded pieces become concatenations;
 //! 2. [`split`](mod@split): reductions in two passes, where rows or many invocations gain from it;
@@ -36,6 +37,7 @@ pub mod layout;
 pub mod lower;
 pub mod merge;
 pub mod plan;
+pub mod remat;
 pub mod schedule;
 pub mod simplify;
 pub mod split;
@@ -61,6 +63,8 @@ pub struct Options {
     pub reuse_memory: bool,
     /// Run early what shrinks memory ([`schedule`](mod@schedule)).
     pub schedule: bool,
+    /// Compute activations again for the backward pass where that is cheap ([`remat`](mod@remat)).
+    pub rematerialize: bool,
 }
 
 impl Default for Options {
@@ -83,14 +87,36 @@ impl Options {
             in_place: bit(6),
             reuse_memory: bit(7),
             schedule: bit(8),
+            rematerialize: bit(9),
         }
     }
 
     /// A number that tells option sets apart, for the program cache.
     pub fn fingerprint(&self) -> u64 {
-        let Options { simplify, fuse, merge, rows, epilogues, kernels, in_place, reuse_memory, schedule } =
-            *self;
-        let bits = [simplify, fuse, merge, rows, epilogues, kernels, in_place, reuse_memory, schedule];
+        let Options {
+            simplify,
+            fuse,
+            merge,
+            rows,
+            epilogues,
+            kernels,
+            in_place,
+            reuse_memory,
+            schedule,
+            rematerialize,
+        } = *self;
+        let bits = [
+            simplify,
+            fuse,
+            merge,
+            rows,
+            epilogues,
+            kernels,
+            in_place,
+            reuse_memory,
+            schedule,
+            rematerialize,
+        ];
         bits.iter().fold(0, |n, &b| n << 1 | u64::from(b))
     }
 }
@@ -138,6 +164,8 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
     let inlined = inline::inline(graph, caps, options.kernels)?;
     debug_verify(&inlined)?;
     let simple = simplify::simplify(&inlined, options.simplify)?;
+    let simple = if options.rematerialize { remat::rematerialize(&simple)? } else { simple };
+    debug_verify(&simple)?;
     let simple = if options.schedule { schedule::schedule(&simple)? } else { simple };
     debug_verify(&simple)?;
     let simple = simplify::drop_barriers(&simple)?;

@@ -86,7 +86,7 @@ impl Merger<'_> {
         let after = |node: NodeId| self.writer.get(&node).copied();
         let earliest = kernel.read().filter_map(after).max().unwrap_or(0);
         let first = earliest.max(self.out.len().saturating_sub(LOOK_BACK));
-        for (at, host) in self.out.iter().enumerate().skip(first) {
+        for (at, host) in self.out.iter().enumerate().skip(first).rev() {
             let shares = kernel.read().any(|n| host.args.iter().any(|a| a.node() == Some(n)));
             if !shares || self.collides(host, kernel) {
                 continue;
@@ -128,8 +128,9 @@ impl Merger<'_> {
                 (in_order(&body) && in_order(guest)).then_some((body, Level::Whole))?
             }
             (Kind::MatMul, Kind::Map) if self.options.epilogues && elements == guest_elements => {
+                // It follows the product, or needs nothing but what the epilogue has at hand.
                 let product = kernel.read().any(|n| host.written().any(|w| w == n));
-                product.then_some((body, Level::Whole))?
+                (product || self.knows_all(host, kernel, &body, guest)).then_some((body, Level::Whole))?
             }
             (Kind::Row(_), Kind::Map) if self.options.rows && elements == guest_elements => {
                 (body, Level::Whole)
@@ -171,14 +172,23 @@ impl Merger<'_> {
         if kernel.read().any(|n| host.written().any(|w| w == n)) {
             return true;
         }
-        let loads = |b: &Body, args: &[NodeArg]| -> Vec<(NodeId, IndexMap)> {
-            let load = |node: &ExprNode| match &node.expr {
-                Expr::Load { arg, map, .. } => Some((args[*arg as usize].node()?, over(map, &body.space)?)),
-                _ => None,
-            };
-            b.exprs.iter().filter_map(load).collect()
-        };
-        let known = loads(body, &host.args);
-        loads(guest, &kernel.args).iter().any(|load| known.contains(load))
+        let known = loads(body, &host.args, body);
+        loads(guest, &kernel.args, body).iter().any(|load| known.contains(load))
     }
+
+    /// Whether the host loads all that the guest does.
+    fn knows_all(&self, host: &NodeKernel, kernel: &NodeKernel, body: &Body, guest: &Body) -> bool {
+        let (known, wanted) = (loads(body, &host.args, body), loads(guest, &kernel.args, body));
+        let others = guest.exprs.iter().any(|e| matches!(e.expr, Expr::Gather { .. } | Expr::Random { .. }));
+        !others && !wanted.is_empty() && wanted.iter().all(|load| known.contains(load))
+    }
+}
+
+/// What a body loads, and where, over the space of another.
+fn loads(body: &Body, args: &[NodeArg], host: &Body) -> Vec<(NodeId, IndexMap)> {
+    let load = |node: &ExprNode| match &node.expr {
+        Expr::Load { arg, map, .. } => Some((args[*arg as usize].node()?, over(map, &host.space)?)),
+        _ => None,
+    };
+    body.exprs.iter().filter_map(load).collect()
 }

@@ -2,9 +2,10 @@
 //!
 //! A graph is traced from what is wanted, so that every node stands just before its first use. For the gradients of weights that is
 //! the optimizer, long after the activations and cotangents they are made of: these would all stay alive. Contractions
-//! and reductions whose operands were there long before therefore move to where the last operand is made. What is behind a barrier
-//! stays: it is computed again late on purpose.
+//! and reductions whose operands were there long before therefore move to where the last operand is made; no further up than a
+//! barrier, behind which values are computed again late on purpose.
 
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 use wgrad_ir::{Graph, IrError, NodeId, Op};
 
@@ -50,33 +51,34 @@ pub fn schedule(graph: &Graph) -> Result<Graph, IrError> {
 }
 
 /// What a node is computed from without kernels in between.
-struct Cone {
+pub(crate) struct Cone {
     /// The nodes that other kernels make, or the caller gives.
-    roots: Vec<NodeId>,
+    pub(crate) roots: Vec<NodeId>,
     /// Elementwise nodes and movements between them and the node.
-    virtual_nodes: Vec<NodeId>,
+    pub(crate) virtual_nodes: Vec<NodeId>,
 }
 
 /// Larger cones stay where they are.
-const MAX_CONE: usize = 64;
+const MAX_CONE: usize = 200;
 
-/// The cone of a node; nothing where it holds a barrier or is large.
-fn cone(graph: &Graph, id: NodeId) -> Option<Cone> {
+/// The cone of a node; nothing where it is large. Barriers end it.
+pub(crate) fn cone(graph: &Graph, id: NodeId) -> Option<Cone> {
     let mut cone = Cone { roots: Vec::new(), virtual_nodes: Vec::new() };
+    let mut seen: FxHashSet<NodeId> = FxHashSet::default();
     let mut open: Vec<NodeId> = graph.node(id).inputs.to_vec();
     while let Some(n) = open.pop() {
         let op = &graph.node(n).op;
         match op {
-            Op::Barrier => return None,
+            Op::Barrier => cone.roots.push(n),
             Op::Const(_) | Op::Scalar { .. } | Op::Iota { .. } | Op::Random { .. } => {
                 // Made inside of kernels; they move along.
-                if !cone.virtual_nodes.contains(&n) {
+                if seen.insert(n) {
                     cone.virtual_nodes.push(n);
                     open.extend(graph.node(n).inputs.iter());
                 }
             }
             _ if op.is_elementwise() || op.is_movement() => {
-                if !cone.virtual_nodes.contains(&n) {
+                if seen.insert(n) {
                     cone.virtual_nodes.push(n);
                     open.extend(graph.node(n).inputs.iter());
                 }
