@@ -18,11 +18,11 @@ const WHAT: &str = "attention";
 /// How attention is computed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AttentionVariant {
-    /// Each invocation owns `rows` queries (or keys) in private memory, without barriers: for software adapters.
+    /// Each invocation owns `rows` queries (or keys), without barriers: for software adapters.
     Rows {
         /// Queries (or keys) of one invocation.
         rows: u32,
-        /// Keys (or queries) of one step: 1, 2, 4 or 8.
+        /// Keys (or queries) of one step, a multiple of 8.
         span: u32,
     },
     /// Blocks of `block` queries and `block` keys (a multiple of 16) in workgroup memory: for real GPUs.
@@ -34,7 +34,7 @@ pub enum AttentionVariant {
 
 /// Generates the forward kernel: one dispatch.
 pub(crate) fn generate(kernel: &AttentionKernel, caps: &DeviceCaps) -> Result<Vec<Dispatch>, KernelError> {
-    generate_as(kernel, caps, choose(&kernel.dims, caps, false))
+    generate_as(kernel, caps, choose(&kernel.dims, caps))
 }
 
 /// Generates the gradient: one dispatch for the queries', which also leaves `delta`, one for the keys' and values'.
@@ -42,14 +42,12 @@ pub(crate) fn generate_grad(
     kernel: &AttentionGradKernel,
     caps: &DeviceCaps,
 ) -> Result<Vec<Dispatch>, KernelError> {
-    generate_grad_as(kernel, caps, choose(&kernel.dims, caps, true))
+    generate_grad_as(kernel, caps, choose(&kernel.dims, caps))
 }
 
-fn choose(dims: &AttentionDims, caps: &DeviceCaps, gradient: bool) -> AttentionVariant {
+fn choose(dims: &AttentionDims, caps: &DeviceCaps) -> AttentionVariant {
     if caps.software || caps.max_workgroup_invocations < 256 || caps.max_workgroup_bytes < tile_bytes(32) {
-        // What fits the registers and the driver's patience: measured on lavapipe.
-        let rows = if gradient || dims.width > 64 { 1 } else { 2 };
-        return AttentionVariant::Rows { rows, span: 4 };
+        return AttentionVariant::Rows { rows: 2, span: 16 };
     }
     // Large blocks load less; short sequences and few heads need many.
     let blocks = dims.batch * dims.heads * dims.queries.min(dims.keys) / 64;
@@ -70,10 +68,10 @@ pub(crate) fn generate_as(
 ) -> Result<Vec<Dispatch>, KernelError> {
     let d = &kernel.dims;
     let mut shader = Shader::new(d, kernel.mask, caps, variant)?;
-    shader.load("q", &kernel.q, d.queries)?;
-    shader.load("k", &kernel.k, d.keys)?;
-    shader.load("v", &kernel.v, d.keys)?;
-    shader.store("out", &kernel.out)?;
+    shader.operand("q", &kernel.q, d.queries, false)?;
+    shader.operand("k", &kernel.k, d.keys, false)?;
+    shader.operand("v", &kernel.v, d.keys, false)?;
+    shader.operand("out", &kernel.out, d.queries, true)?;
     shader.per_query("lse", kernel.lse, true, false)?;
     let products = [("scores", "q", "k")];
     let sums = [("add_values", "v")];
@@ -89,16 +87,16 @@ pub(crate) fn generate_grad_as(
 ) -> Result<Vec<Dispatch>, KernelError> {
     let d = &kernel.dims;
     let operands = |shader: &mut Shader<'_>| {
-        shader.load("q", &kernel.q, d.queries)?;
-        shader.load("k", &kernel.k, d.keys)?;
-        shader.load("v", &kernel.v, d.keys)?;
-        shader.load("grad_out", &kernel.grad_out, d.queries)?;
+        shader.operand("q", &kernel.q, d.queries, false)?;
+        shader.operand("k", &kernel.k, d.keys, false)?;
+        shader.operand("v", &kernel.v, d.keys, false)?;
+        shader.operand("grad_out", &kernel.grad_out, d.queries, false)?;
         shader.per_query("lse", kernel.lse, false, true)
     };
     let mut queries = Shader::new(d, kernel.mask, caps, variant)?;
     operands(&mut queries)?;
-    queries.load("out", &kernel.out, d.queries)?;
-    queries.store("grad_q", &kernel.grad_q)?;
+    queries.operand("out", &kernel.out, d.queries, false)?;
+    queries.operand("grad_q", &kernel.grad_q, d.queries, true)?;
     queries.per_query("delta", kernel.delta, true, false)?;
     let products = [("scores", "q", "k"), ("slopes", "grad_out", "v")];
     let sums = [("add_keys", "k")];
@@ -107,8 +105,8 @@ pub(crate) fn generate_grad_as(
 
     let mut keys = Shader::new(d, kernel.mask, caps, variant)?;
     operands(&mut keys)?;
-    keys.store("grad_k", &kernel.grad_k)?;
-    keys.store("grad_v", &kernel.grad_v)?;
+    keys.operand("grad_k", &kernel.grad_k, d.keys, true)?;
+    keys.operand("grad_v", &kernel.grad_v, d.keys, true)?;
     // Bound for writing, too: it may share a buffer with the results, of which all bindings must be alike.
     keys.per_query("delta", kernel.delta, true, true)?;
     let products = [("scores", "k", "q"), ("slopes", "v", "grad_out")];
@@ -176,6 +174,7 @@ impl<'a> Shader<'a> {
         );
         let there = match mask {
             None => "true".to_owned(),
+            Some(_) if keys == 0 => "false".to_owned(),
             Some(arg) => {
                 let name = bindings.arg(arg, "u32", false)?;
                 format!("{name}[batch * KEYS + min(key, KEYS - 1i)] != 0u")
@@ -185,42 +184,46 @@ impl<'a> Shader<'a> {
         Ok(Shader { dims, caps, variant, bindings, hooks, loaded: Vec::new() })
     }
 
-    /// The address of `[batch, ., head, .]`, and of a row and column from there.
-    fn base(&mut self, name: &str, operand: &Operand) -> String {
-        let [batch, time, head, width] = [0, 1, 2, 3].map(|d| operand.view.strides[d]);
-        let _ = writeln!(
+    /// Hooks for an operand: the address of `[batch, ., head, .]`, that of a row, and the elements from there.
+    fn operand(
+        &mut self,
+        name: &'static str,
+        operand: &Operand,
+        rows: usize,
+        writable: bool,
+    ) -> Result<(), KernelError> {
+        let [batch, time, head, width] = [0, 1, 2, 3].map(|d| integer(operand.view.strides[d]));
+        let offset = integer(operand.view.offset);
+        let mut element = "0.0f".to_owned();
+        if rows > 0 {
+            let buffer = self.bindings.arg(operand.arg, "f32", writable)?;
+            element = format!("{buffer}[row + d * {width}]");
+        }
+        let _ = write!(
             self.hooks,
-            "fn base_{name}(batch: i32, head: i32) -> i32 {{ return {} + batch * {} + head * {}; }}",
-            integer(operand.view.offset),
-            integer(batch),
-            integer(head),
+            "fn base_{name}(batch: i32, head: i32) -> i32 {{ return {offset} + batch * {batch} + head * {head}; }}\n\
+             fn row_{name}(base: i32, row: i32) -> i32 {{ return base + row * {time}; }}\n\
+             fn load_{name}(row: i32, d: i32) -> f32 {{ return {element}; }}\n",
         );
-        format!("base + row * {} + d * {}", integer(time), integer(width))
-    }
-
-    fn load(&mut self, name: &'static str, operand: &Operand, rows: usize) -> Result<(), KernelError> {
-        let buffer = self.bindings.arg(operand.arg, "f32", false)?;
-        let address = self.base(name, operand);
-        let _ = writeln!(
-            self.hooks,
-            "fn load_{name}(base: i32, row: i32, d: i32) -> f32 {{ return {buffer}[{address}]; }}"
-        );
+        if writable && rows > 0 {
+            let _ = writeln!(
+                self.hooks,
+                "fn store_{name}(row: i32, d: i32, value: f32) {{ {element} = value; }}"
+            );
+        }
         self.loaded.push((name, rows));
-        Ok(())
-    }
-
-    fn store(&mut self, name: &str, operand: &Operand) -> Result<(), KernelError> {
-        let buffer = self.bindings.arg(operand.arg, "f32", true)?;
-        let address = self.base(name, operand);
-        let _ = writeln!(
-            self.hooks,
-            "fn store_{name}(base: i32, row: i32, d: i32, value: f32) {{ {buffer}[{address}] = value; }}"
-        );
         Ok(())
     }
 
     /// One word per query of each head: `load_` if it is loaded, else `store_`.
     fn per_query(&mut self, name: &str, arg: u32, writable: bool, loaded: bool) -> Result<(), KernelError> {
+        if self.dims.queries == 0 {
+            let _ = writeln!(
+                self.hooks,
+                "fn load_{name}(batch: i32, head: i32, row: i32) -> f32 {{ return 0.0f; }}"
+            );
+            return Ok(());
+        }
         let buffer = self.bindings.arg(arg, "f32", writable)?;
         let element = format!("{buffer}[(batch * HEADS + head) * QUERIES + row]");
         let _ = if loaded {
@@ -261,12 +264,13 @@ impl<'a> Shader<'a> {
         let grid = Grid::fold(total, self.caps.max_workgroups_per_dim)?;
         let (functions, body, subgroups) = match self.variant {
             AttentionVariant::Rows { rows, span } => {
-                check_iterations(
-                    self.caps,
-                    WHAT,
-                    across.div_ceil(span as usize) * inner_heads + inner_heads,
-                )?;
-                self.rows_text(by_rows, rows, span)
+                // Two loops along the width; the more columns an iteration of the first takes, the longer the text.
+                let steps = (across.div_ceil(span as usize) + 1).saturating_mul(inner_heads);
+                let width = self.dims.width;
+                let step = [2, 1].into_iter().find(|s| width.is_multiple_of(*s)).unwrap_or(1);
+                let iterations = steps.saturating_mul(1 + width / step + width).saturating_add(2 * width);
+                check_iterations(self.caps, WHAT, iterations)?;
+                self.rows_text(by_rows, rows, span, step)
             }
             AttentionVariant::Tiles { block } => {
                 let steps = across.div_ceil(block as usize);
@@ -300,35 +304,17 @@ impl<'a> Shader<'a> {
     }
 
     /// Constants and body of the variant without barriers.
-    fn rows_text(&self, body: &str, rows: u32, span: u32) -> (String, String, bool) {
-        let (rows, span, width) = (i64::from(rows), i64::from(span), self.dims.width as i64);
-        let gathers = (width * span + 7) / 8;
-        let mut functions = format!(
-            "const ROWS: i32 = {rows}i;\nconst SPAN: i32 = {span}i;\nconst GATHERS: i32 = {gathers}i;\n\
-             const PADDED: i32 = {}i;\n",
-            gathers * 8 / span,
-        );
-        for (name, length) in &self.loaded {
-            // Element `e` of `span` rows, column by column; past the last row that one again, past the last column 0.
-            let row = format!("min(row0 + e % SPAN, {}i)", *length as i64 - 1);
-            let value = if (width * span) % 8 == 0 {
-                format!("load_{name}(base, {row}, e / SPAN)")
-            } else {
-                format!("select(0.0f, load_{name}(base, {row}, min(e / SPAN, WIDTH - 1i)), e / SPAN < WIDTH)")
-            };
-            let _ = writeln!(
-                functions,
-                "fn {name}_at(base: i32, row0: i32, e: i32) -> f32 {{ return {value}; }}"
-            );
+    fn rows_text(&self, body: &str, rows: u32, span: u32, step: usize) -> (String, String, bool) {
+        let constants = [("ROWS", i64::from(rows)), ("SPAN", i64::from(span)), ("STEP", step as i64)];
+        let mut functions = String::new();
+        for (name, value) in constants {
+            let _ = writeln!(functions, "const {name}: i32 = {value}i;");
         }
         let subgroups = self.caps.subgroup_size == 8;
         let mut body = body.to_owned();
         if !subgroups {
-            for (shared, own) in UNSHARED {
-                body = body.replace(shared, own);
-            }
+            body = unshare(&body);
         }
-        let constants = [("ROWS", rows), ("SPAN", span), ("GATHERS", gathers), ("WIDTH", width)];
         (functions, unroll(&body, &constants), subgroups)
     }
 
@@ -373,12 +359,85 @@ impl<'a> Shader<'a> {
     }
 }
 
-/// What takes the place of a broadcast where invocations cannot exchange registers: everyone loads the element.
-const UNSHARED: [(&str, &str); 6] = [
-    ("subgroupBroadcast(mine_k, u32(i))", "k_at(k_base, key0, 8i * g + i)"),
-    ("subgroupBroadcast(mine_v, u32(i))", "v_at(v_base, key0, 8i * g + i)"),
-    ("subgroupBroadcast(mine_q, u32(i))", "q_at(q_base, query0, 8i * g + i)"),
-    ("subgroupBroadcast(mine_g, u32(i))", "grad_out_at(grad_out_base, query0, 8i * g + i)"),
-    ("subgroupBroadcast(mine_lse, u32(j))", "load_lse(batch, head, min(query0 + j, QUERIES - 1i))"),
-    ("subgroupBroadcast(mine_delta, u32(j))", "load_delta(batch, head, min(query0 + j, QUERIES - 1i))"),
-];
+/// A body for invocations that cannot exchange registers: in place of a broadcast of what lane `i` loaded, everyone loads it.
+fn unshare(body: &str) -> String {
+    let mut loads: Vec<(String, String)> = Vec::new();
+    let mut out = String::new();
+    for line in body.lines() {
+        let load = line.trim().strip_prefix("let mine_").and_then(|rest| rest.split_once(" = "));
+        if let Some((name, load)) = load {
+            let load = load.trim_end_matches(';').replace("s + lane", "s + i");
+            loads.push((format!("subgroupBroadcast(mine_{name}, u32(i))"), load));
+            continue;
+        }
+        let mut line = line.to_owned();
+        // A name is loaded anew in later loops: the latest counts.
+        for (broadcast, load) in loads.iter().rev() {
+            line = line.replace(broadcast, load);
+        }
+        out += &line;
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(all(test, feature = "check"))]
+mod tests {
+    use wgrad_ir::{AttentionSpec, DType, Literal, View};
+
+    use super::*;
+
+    #[test]
+    fn attention_is_valid_with_and_without_subgroups_masks_and_keys() {
+        for (subgroup_size, masked, keys) in
+            [(8, false, 9), (0, true, 9), (0, false, 9), (8, true, 0), (0, true, 0)]
+        {
+            let scale = Literal::from_f64(DType::F32, 0.125);
+            let spec = AttentionSpec { causal: masked, window: masked.then_some(4), masked, scale };
+            let dims = AttentionDims { batch: 2, heads: 4, kv_heads: 2, queries: 5, keys, width: 6, spec };
+            let operand = |arg: u32, time: usize, heads: usize| Operand {
+                arg,
+                view: View::contiguous([2, time, heads, 6].into()),
+            };
+            let rows = |arg| operand(arg, 5, 4);
+            let columns = |arg| operand(arg, keys, 2);
+            let mask = masked.then_some(11);
+            let forward = AttentionKernel {
+                dims: dims.clone(),
+                q: rows(0),
+                k: columns(1),
+                v: columns(2),
+                mask,
+                out: rows(3),
+                lse: 4,
+            };
+            let gradient = AttentionGradKernel {
+                dims,
+                q: rows(0),
+                k: columns(1),
+                v: columns(2),
+                mask,
+                out: rows(3),
+                lse: 4,
+                grad_out: rows(5),
+                grad_q: rows(6),
+                grad_k: columns(7),
+                grad_v: columns(8),
+                delta: 9,
+            };
+            let caps = DeviceCaps { subgroup_size, max_workgroups_per_dim: 65_535, ..DeviceCaps::cpu() };
+            for variant in
+                [AttentionVariant::Rows { rows: 2, span: 16 }, AttentionVariant::Tiles { block: 32 }]
+            {
+                let mut all = generate_as(&forward, &caps, variant).unwrap();
+                all.extend(generate_grad_as(&gradient, &caps, variant).unwrap());
+                assert_eq!(all.len(), if keys == 0 { 2 } else { 3 });
+                for dispatch in all {
+                    crate::check(&dispatch.source).unwrap_or_else(|e| panic!("{e}"));
+                    let shares = dispatch.source.contains("subgroupBroadcast");
+                    assert_eq!(shares, dispatch.subgroups);
+                }
+            }
+        }
+    }
+}

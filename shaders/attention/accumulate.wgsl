@@ -9,7 +9,7 @@ fn NAME(l: i32, base: i32, row0: i32, acc: ptr<function, Rows>) {
                 let row = y + 16i * p;
                 let d = 32i * c + x + 16i * j;
                 var value = 0.0f;
-                if (d < WIDTH && row0 + row < FACTOR_ROWS) { value = load_FACTOR(base, row0 + row, d); }
+                if (d < WIDTH && row0 + row < FACTOR_ROWS) { value = load_FACTOR(row_FACTOR(base, row0 + row), d); }
                 tile[row * 33i + x + 16i * j] = value;
             }
         }

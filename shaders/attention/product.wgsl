@@ -9,10 +9,10 @@ fn NAME(l: i32, left_base: i32, left0: i32, right_base: i32, right0: i32) -> Par
             let d = d0 + x;
             let row = y + 16i * p;
             var left = 0.0f;
-            if (d < WIDTH && left0 + row < LEFT_ROWS) { left = load_LEFT(left_base, left0 + row, d); }
+            if (d < WIDTH && left0 + row < LEFT_ROWS) { left = load_LEFT(row_LEFT(left_base, left0 + row), d); }
             tile[row * 17i + x] = left;
             var right = 0.0f;
-            if (d < WIDTH && right0 + row < RIGHT_ROWS) { right = load_RIGHT(right_base, right0 + row, d); }
+            if (d < WIDTH && right0 + row < RIGHT_ROWS) { right = load_RIGHT(row_RIGHT(right_base, right0 + row), d); }
             tile[BLOCK * 17i + row * 17i + x] = right;
         }
         workgroupBarrier();

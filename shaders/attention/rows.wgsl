@@ -1,7 +1,8 @@
-// Attention without barriers, for software adapters. Each lane owns ROWS queries: their q, accumulators, running maximum and sum are
-// private. Reads: `load_q` once per element; per step of SPAN keys a workgroup loads each element of k and v once, 8 at a
-// time, and its lanes share them by broadcasts. Writes: `store_out`, `store_lse` once. Workgroup: 8 lanes, one subgroup, 8 ROWS queries of
-// one head. Rows past the edge repeat the last one and are not stored.
+// Attention without barriers, for software adapters, on which every load costs the same and code is dear to compile.
+// Each lane owns ROWS queries; a step meets SPAN keys. Reads: per column of a step each lane loads its q, one element of k and of v
+// for every 8 keys, which the lanes share by broadcasts, and its part of the result, which grows in place. Writes: `store_out` once
+// per step and once at the end, `store_lse` once. Workgroup: 8 lanes, one subgroup, 8 ROWS queries of one head. Rows past the edge repeat
+// the last one and are not stored.
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let number = group_number(group);
@@ -10,71 +11,83 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row0 = i32(number % TILES) * (8i * ROWS);
     let head = i32(number / TILES) % HEADS;
     let batch = i32(number / TILES) / HEADS;
-    let q_base = base_q(batch, head);
     let k_base = base_k(batch, head / GROUP);
     let v_base = base_v(batch, head / GROUP);
-    var q: array<array<f32, PADDED>, ROWS>;
-    var acc: array<array<f32, PADDED>, ROWS>;
+    var q_row: array<i32, ROWS>;
+    var out_row: array<i32, ROWS>;
     var top: array<f32, ROWS>;
     var sum: array<f32, ROWS>;
+    var shrink: array<f32, ROWS>;
     for (var r = 0i; r < ROWS; r++) { // unroll
         let row = min(row0 + 8i * r + lane, QUERIES - 1i);
+        q_row[r] = row_q(base_q(batch, head), row);
+        out_row[r] = row_out(base_out(batch, head), row);
         top[r] = 0.5f * LOWEST;
-        for (var d = 0i; d < WIDTH; d++) { // unroll
-            q[r][d] = load_q(q_base, row, d) * SCALE;
-        }
     }
+    let first = first_key(row0);
     let last = end_key(min(row0 + 8i * ROWS - 1i, QUERIES - 1i));
-    for (var key0 = first_key(row0); key0 < last; key0 += SPAN) {
+    // One step at least, so that queries which see nothing get their zeros.
+    for (var key0 = first; key0 < max(last, first + 1i); key0 += SPAN) {
         var score: array<array<f32, SPAN>, ROWS>;
-        for (var g = 0i; g < GATHERS; g++) { // unroll
-            let mine_k = k_at(k_base, key0, 8i * g + lane);
-            for (var i = 0i; i < 8i; i++) { // unroll
-                let x = subgroupBroadcast(mine_k, u32(i));
+        for (var d0 = 0i; d0 < WIDTH; d0 += STEP) {
+            for (var u = 0i; u < STEP; u++) { // unroll
+                var q: array<f32, ROWS>;
                 for (var r = 0i; r < ROWS; r++) { // unroll
-                    score[r][(8i * g + i) % SPAN] += q[r][(8i * g + i) / SPAN] * x;
+                    q[r] = load_q(q_row[r], d0 + u);
+                }
+                for (var s = 0i; s < SPAN; s += 8i) { // unroll
+                    let mine_k = load_k(row_k(k_base, min(key0 + s + lane, KEYS - 1i)), d0 + u);
+                    for (var i = 0i; i < 8i; i++) { // unroll
+                        let x = subgroupBroadcast(mine_k, u32(i));
+                        for (var r = 0i; r < ROWS; r++) { // unroll
+                            score[r][s + i] += q[r] * x;
+                        }
+                    }
                 }
             }
         }
-        var present: array<bool, SPAN>;
-        for (var j = 0i; j < SPAN; j++) { // unroll
-            present[j] = there(batch, key0 + j);
-        }
         for (var r = 0i; r < ROWS; r++) { // unroll
             let row = min(row0 + 8i * r + lane, QUERIES - 1i);
+            let low = first_key(row) - key0;
+            let high = end_key(row) - key0;
             var best = top[r];
             for (var j = 0i; j < SPAN; j++) { // unroll
-                score[r][j] = select(LOWEST, score[r][j], present[j] && sees(row, key0 + j));
+                score[r][j] = select(LOWEST, score[r][j] * SCALE, j >= low && j < high && there(batch, key0 + j));
                 best = max(best, score[r][j]);
             }
-            let shrink = exp_down(top[r] - best);
+            shrink[r] = exp_down(top[r] - best);
             top[r] = best;
-            sum[r] *= shrink;
+            sum[r] *= shrink[r];
             for (var j = 0i; j < SPAN; j++) { // unroll
                 score[r][j] = exp_down(score[r][j] - best);
                 sum[r] += score[r][j];
             }
-            for (var d = 0i; d < WIDTH; d++) { // unroll
-                acc[r][d] *= shrink;
-            }
         }
-        for (var g = 0i; g < GATHERS; g++) { // unroll
-            let mine_v = v_at(v_base, key0, 8i * g + lane);
-            for (var i = 0i; i < 8i; i++) { // unroll
-                let x = subgroupBroadcast(mine_v, u32(i));
-                for (var r = 0i; r < ROWS; r++) { // unroll
-                    acc[r][(8i * g + i) / SPAN] += score[r][(8i * g + i) % SPAN] * x;
+        for (var d = 0i; d < WIDTH; d++) {
+            var acc: array<f32, ROWS>;
+            for (var r = 0i; r < ROWS; r++) { // unroll
+                acc[r] = select(load_out(out_row[r], d) * shrink[r], 0.0f, key0 == first);
+            }
+            for (var s = 0i; s < SPAN; s += 8i) { // unroll
+                let mine_v = load_v(row_v(v_base, min(key0 + s + lane, KEYS - 1i)), d);
+                for (var i = 0i; i < 8i; i++) { // unroll
+                    let x = subgroupBroadcast(mine_v, u32(i));
+                    for (var r = 0i; r < ROWS; r++) { // unroll
+                        acc[r] += score[r][s + i] * x;
+                    }
                 }
+            }
+            for (var r = 0i; r < ROWS; r++) { // unroll
+                if (row0 + 8i * r + lane < QUERIES) { store_out(out_row[r], d, acc[r]); }
             }
         }
     }
-    let out_base = base_out(batch, head);
     for (var r = 0i; r < ROWS; r++) { // unroll
         let row = row0 + 8i * r + lane;
         if (row < QUERIES) {
             let factor = share_of(sum[r]);
-            for (var d = 0i; d < WIDTH; d++) { // unroll
-                store_out(out_base, row, d, acc[r][d] * factor);
+            for (var d = 0i; d < WIDTH; d++) {
+                store_out(out_row[r], d, load_out(out_row[r], d) * factor);
             }
             store_lse(batch, head, row, log_of(top[r], sum[r]));
         }

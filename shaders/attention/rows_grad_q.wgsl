@@ -1,7 +1,7 @@
-// The gradient of attention with respect to its queries, without barriers, and `delta` for the other gradients. Each lane owns ROWS
-// queries: q, the cotangent and the result are private. Reads: per step of SPAN keys a workgroup loads each element of k and v
-// once, 8 at a time, and its lanes share them by broadcasts. Writes: `store_grad_q`, `store_delta` once. Workgroup: 8 lanes, one
-// subgroup, 8 ROWS queries of one head.
+// The gradient of attention with respect to its queries, without barriers, and `delta` for the other gradients.
+// Each lane owns ROWS queries; a step meets SPAN keys. Reads: per column of a step each lane loads its q and cotangent, one element of
+// k (twice) and of v for every 8 keys, which the lanes share by broadcasts, and its part of the result, which grows in place. Writes:
+// `store_grad_q` once per step, `store_delta` once. Workgroup: 8 lanes, one subgroup, 8 ROWS queries of one head.
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let number = group_number(group);
@@ -10,72 +10,80 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row0 = i32(number % TILES) * (8i * ROWS);
     let head = i32(number / TILES) % HEADS;
     let batch = i32(number / TILES) / HEADS;
-    let q_base = base_q(batch, head);
     let k_base = base_k(batch, head / GROUP);
     let v_base = base_v(batch, head / GROUP);
-    let out_base = base_out(batch, head);
-    let grad_out_base = base_grad_out(batch, head);
-    var q: array<array<f32, PADDED>, ROWS>;
-    var cotangent: array<array<f32, PADDED>, ROWS>;
-    var acc: array<array<f32, PADDED>, ROWS>;
+    var q_row: array<i32, ROWS>;
+    var grad_out_row: array<i32, ROWS>;
+    var grad_q_row: array<i32, ROWS>;
     var delta: array<f32, ROWS>;
     var lse: array<f32, ROWS>;
     for (var r = 0i; r < ROWS; r++) { // unroll
         let row = min(row0 + 8i * r + lane, QUERIES - 1i);
+        q_row[r] = row_q(base_q(batch, head), row);
+        grad_out_row[r] = row_grad_out(base_grad_out(batch, head), row);
+        grad_q_row[r] = row_grad_q(base_grad_q(batch, head), row);
         lse[r] = load_lse(batch, head, row);
-        for (var d = 0i; d < WIDTH; d++) { // unroll
-            q[r][d] = load_q(q_base, row, d) * SCALE;
-            cotangent[r][d] = load_grad_out(grad_out_base, row, d);
-            delta[r] += cotangent[r][d] * load_out(out_base, row, d);
+        let out_row = row_out(base_out(batch, head), row);
+        for (var d = 0i; d < WIDTH; d++) {
+            delta[r] += load_grad_out(grad_out_row[r], d) * load_out(out_row, d);
         }
+        if (row0 + 8i * r + lane < QUERIES) { store_delta(batch, head, row, delta[r]); }
     }
+    let first = first_key(row0);
     let last = end_key(min(row0 + 8i * ROWS - 1i, QUERIES - 1i));
-    for (var key0 = first_key(row0); key0 < last; key0 += SPAN) {
+    // One step at least, so that queries which see nothing get their zeros.
+    for (var key0 = first; key0 < max(last, first + 1i); key0 += SPAN) {
         var score: array<array<f32, SPAN>, ROWS>;
         var slope: array<array<f32, SPAN>, ROWS>;
-        var kept: array<f32, GATHERS>;
-        for (var g = 0i; g < GATHERS; g++) { // unroll
-            let mine_k = k_at(k_base, key0, 8i * g + lane);
-            let mine_v = v_at(v_base, key0, 8i * g + lane);
-            kept[g] = mine_k;
-            for (var i = 0i; i < 8i; i++) { // unroll
-                let x = subgroupBroadcast(mine_k, u32(i));
-                let y = subgroupBroadcast(mine_v, u32(i));
+        for (var d0 = 0i; d0 < WIDTH; d0 += STEP) {
+            for (var u = 0i; u < STEP; u++) { // unroll
+                var q: array<f32, ROWS>;
+                var cotangent: array<f32, ROWS>;
                 for (var r = 0i; r < ROWS; r++) { // unroll
-                    score[r][(8i * g + i) % SPAN] += q[r][(8i * g + i) / SPAN] * x;
-                    slope[r][(8i * g + i) % SPAN] += cotangent[r][(8i * g + i) / SPAN] * y;
+                    q[r] = load_q(q_row[r], d0 + u);
+                    cotangent[r] = load_grad_out(grad_out_row[r], d0 + u);
+                }
+                for (var s = 0i; s < SPAN; s += 8i) { // unroll
+                    let mine_k = load_k(row_k(k_base, min(key0 + s + lane, KEYS - 1i)), d0 + u);
+                    let mine_v = load_v(row_v(v_base, min(key0 + s + lane, KEYS - 1i)), d0 + u);
+                    for (var i = 0i; i < 8i; i++) { // unroll
+                        let x = subgroupBroadcast(mine_k, u32(i));
+                        let y = subgroupBroadcast(mine_v, u32(i));
+                        for (var r = 0i; r < ROWS; r++) { // unroll
+                            score[r][s + i] += q[r] * x;
+                            slope[r][s + i] += cotangent[r] * y;
+                        }
+                    }
                 }
             }
-        }
-        var present: array<bool, SPAN>;
-        for (var j = 0i; j < SPAN; j++) { // unroll
-            present[j] = there(batch, key0 + j);
         }
         for (var r = 0i; r < ROWS; r++) { // unroll
             let row = min(row0 + 8i * r + lane, QUERIES - 1i);
+            let low = first_key(row) - key0;
+            let high = end_key(row) - key0;
             for (var j = 0i; j < SPAN; j++) { // unroll
-                let p = select(0.0f, exp_down(score[r][j] - lse[r]), present[j] && sees(row, key0 + j));
-                slope[r][j] = p * (slope[r][j] - delta[r]);
+                let p = exp_down(score[r][j] * SCALE - lse[r]);
+                let seen = j >= low && j < high && there(batch, key0 + j);
+                slope[r][j] = select(0.0f, SCALE * p * (slope[r][j] - delta[r]), seen);
             }
         }
-        for (var g = 0i; g < GATHERS; g++) { // unroll
-            let mine_k = kept[g];
-            for (var i = 0i; i < 8i; i++) { // unroll
-                let x = subgroupBroadcast(mine_k, u32(i));
-                for (var r = 0i; r < ROWS; r++) { // unroll
-                    acc[r][(8i * g + i) / SPAN] += slope[r][(8i * g + i) % SPAN] * x;
+        for (var d = 0i; d < WIDTH; d++) {
+            var acc: array<f32, ROWS>;
+            for (var r = 0i; r < ROWS; r++) { // unroll
+                acc[r] = select(load_grad_q(grad_q_row[r], d), 0.0f, key0 == first);
+            }
+            for (var s = 0i; s < SPAN; s += 8i) { // unroll
+                let mine_k = load_k(row_k(k_base, min(key0 + s + lane, KEYS - 1i)), d);
+                for (var i = 0i; i < 8i; i++) { // unroll
+                    let x = subgroupBroadcast(mine_k, u32(i));
+                    for (var r = 0i; r < ROWS; r++) { // unroll
+                        acc[r] += slope[r][s + i] * x;
+                    }
                 }
             }
-        }
-    }
-    let grad_q_base = base_grad_q(batch, head);
-    for (var r = 0i; r < ROWS; r++) { // unroll
-        let row = row0 + 8i * r + lane;
-        if (row < QUERIES) {
-            for (var d = 0i; d < WIDTH; d++) { // unroll
-                store_grad_q(grad_q_base, row, d, acc[r][d] * SCALE);
+            for (var r = 0i; r < ROWS; r++) { // unroll
+                if (row0 + 8i * r + lane < QUERIES) { store_grad_q(grad_q_row[r], d, acc[r]); }
             }
-            store_delta(batch, head, row, delta[r]);
         }
     }
 }

@@ -74,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let factor = share_of(all);
             for (var c = 0i; c < COLUMNS; c++) { // unroll
                 let d = 16i * c + x;
-                if (d < WIDTH) { store_out(out_base, row, d, acc[i][c] * factor); }
+                if (d < WIDTH) { store_out(row_out(out_base, row), d, acc[i][c] * factor); }
             }
             if (x == 0i) { store_lse(batch, head, row, log_of(top[i], all)); }
         }

@@ -56,8 +56,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var c = 0i; c < COLUMNS; c++) { // unroll
                 let d = 16i * c + x;
                 if (d < WIDTH) {
-                    store_grad_k(grad_k_base, row, d, acc_k[i][c] * SCALE);
-                    store_grad_v(grad_v_base, row, d, acc_v[i][c]);
+                    store_grad_k(row_grad_k(grad_k_base, row), d, acc_k[i][c] * SCALE);
+                    store_grad_v(row_grad_v(grad_v_base, row), d, acc_v[i][c]);
                 }
             }
         }

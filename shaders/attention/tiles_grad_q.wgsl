@@ -25,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         lse[i] = load_lse(batch, head, row);
         var own = 0.0f;
         for (var d = x; d < WIDTH; d += 16i) {
-            own += load_grad_out(grad_out_base, row, d) * load_out(out_base, row, d);
+            own += load_grad_out(row_grad_out(grad_out_base, row), d) * load_out(row_out(out_base, row), d);
         }
         weights[(y + 16i * i) * (BLOCK + 1i) + x] = own;
     }
@@ -55,7 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if (wanted < TOTAL && row < QUERIES) {
             for (var c = 0i; c < COLUMNS; c++) { // unroll
                 let d = 16i * c + x;
-                if (d < WIDTH) { store_grad_q(grad_q_base, row, d, acc[i][c] * SCALE); }
+                if (d < WIDTH) { store_grad_q(row_grad_q(grad_q_base, row), d, acc[i][c] * SCALE); }
             }
             if (x == 0i) { store_delta(batch, head, row, delta[i]); }
         }

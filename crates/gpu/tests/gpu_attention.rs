@@ -185,13 +185,13 @@ fn compare(device: &GpuDevice, dims: &AttentionDims, layout: Layout, variants: &
 }
 
 const ROWS: [Option<AttentionVariant>; 2] =
-    [Some(AttentionVariant::Rows { rows: 2, span: 4 }), Some(AttentionVariant::Rows { rows: 1, span: 2 })];
+    [Some(AttentionVariant::Rows { rows: 2, span: 16 }), Some(AttentionVariant::Rows { rows: 1, span: 8 })];
 const TILES: [Option<AttentionVariant>; 1] = [Some(AttentionVariant::Tiles { block: 32 })];
 
 #[test]
 fn attention_of_random_extents_agrees_with_its_definition() {
     let Some(device) = device() else { return };
-    for seed in 0..14u32 {
+    for seed in 0..10u32 {
         let draw = |n: u32, limit: usize| philox::word(n, 5, seed, [6, 7]) as usize % limit;
         let group = [1, 2, 3][draw(0, 3)];
         let kv_heads = 1 + draw(1, 2);
@@ -209,7 +209,7 @@ fn attention_of_random_extents_agrees_with_its_definition() {
 #[test]
 fn both_families_take_masks_windows_groups_and_packed_operands() {
     let Some(device) = device() else { return };
-    let all = [ROWS[0], TILES[0], None];
+    let all = [ROWS[0], TILES[0]];
     compare(&device, &dims([2, 4, 2], [37, 37, 16], true, Some(9), true), Layout::Packed, &all);
     compare(&device, &dims([2, 2, 2], [19, 70, 8], false, Some(5), true), Layout::HeadsFirst, &all);
     // Later queries see no key at all.
@@ -217,7 +217,7 @@ fn both_families_take_masks_windows_groups_and_packed_operands() {
 }
 
 #[test]
-fn blocks_of_64_and_unshared_rows_agree_with_the_definition() {
+fn blocks_of_64_and_single_rows_agree_with_the_definition() {
     let Some(device) = device() else { return };
     let block = Some(AttentionVariant::Tiles { block: 64 });
     let wide = Some(AttentionVariant::Rows { rows: 1, span: 8 });
@@ -227,8 +227,14 @@ fn blocks_of_64_and_unshared_rows_agree_with_the_definition() {
 #[test]
 fn heads_of_width_256_agree_with_the_definition() {
     let Some(device) = device() else { return };
-    let d = dims([1, 2, 1], [21, 21, 256], true, None, false);
-    compare(&device, &d, Layout::Packed, &[None, TILES[0]]);
+    compare(&device, &dims([1, 2, 1], [21, 21, 256], true, None, false), Layout::Packed, &[None]);
+}
+
+#[test]
+#[ignore = "a software adapter compiles tiles of this width for a minute"]
+fn tiles_of_width_256_on_the_gpu_agree_with_the_definition() {
+    let Some(device) = device() else { return };
+    compare(&device, &dims([1, 2, 1], [21, 21, 256], true, None, false), Layout::Packed, &TILES);
 }
 
 #[test]
@@ -253,15 +259,12 @@ fn time_of_attention_on_the_gpu() {
         let flops: Vec<u64> = program.steps.iter().map(|s| s.kernel.flops()).collect();
         let inputs = inputs(&program);
         for attention in [
-            variant(1, 2),
-            variant(1, 4),
-            variant(1, 8),
-            variant(2, 2),
-            variant(2, 4),
+            variant(1, 16),
             variant(2, 8),
-            variant(4, 2),
-            variant(4, 4),
-            Some(AttentionVariant::Tiles { block: 32 }),
+            variant(2, 16),
+            variant(2, 32),
+            variant(4, 8),
+            variant(4, 16),
             None,
         ] {
             // A device of its own: shaders are compiled at their first dispatch.
@@ -278,7 +281,7 @@ fn time_of_attention_on_the_gpu() {
                 .collect();
             let mut best = [u64::MAX; 3];
             let mut first = None;
-            for _ in 0..6 {
+            for _ in 0..25 {
                 let out = executable.run(uploads.clone(), &[]).unwrap();
                 decode(DType::F32, &device.read(&out.results[1], DType::F32).unwrap().wait().unwrap());
                 first.get_or_insert(start.elapsed());
