@@ -35,7 +35,7 @@ fn softmax_is_one_row_kernel() {
         &g,
         expect![[r#"
             input 0: f32[8, 16]
-            [Output(0), Input(0)] reduce_max+exp+sub+reduce_sum+div: row [8] of [16]
+            [Output(0), Input(0)] reduce_max+exp+sub+reduce_sum+div+exp+1: row [8] of [16]
                 v0: f32 = load a1 [8, 16]
                 v1: f32 = row reduce_max v0
                 v2: f32 = sub v0 v1
