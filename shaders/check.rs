@@ -58,12 +58,13 @@ mod tests {
     fn bodies_are_valid_with_the_hooks_beside_them() {
         let reduce = include_str!("reduce/hooks.wgsl");
         let matmul = include_str!("matmul/hooks.wgsl");
+        let quads = include_str!("matmul/hooks_quads.wgsl");
         let scatter = include_str!("scatter/hooks.wgsl");
         for (name, hooks, body) in [
             ("reduce/thread", reduce, include_str!("reduce/thread.wgsl")),
             ("reduce/tree", reduce, include_str!("reduce/tree.wgsl")),
             ("matmul/direct", matmul, include_str!("matmul/direct.wgsl")),
-            ("matmul/subgroup", matmul, include_str!("matmul/subgroup.wgsl")),
+            ("matmul/subgroup", quads, include_str!("matmul/subgroup.wgsl")),
             ("matmul/tiled", matmul, include_str!("matmul/tiled.wgsl")),
             ("scatter/clear", scatter, include_str!("scatter/clear.wgsl")),
             ("scatter/link", scatter, include_str!("scatter/link.wgsl")),

@@ -2,14 +2,16 @@
 
 use std::fmt::Write;
 
-use wgrad_ir::{DType, DeviceCaps, ExprId, MatMulKernel, View};
+mod epilogue;
+mod operands;
+
+use wgrad_ir::{DType, DeviceCaps, MatMulKernel, View};
 
 use crate::{
     Dispatch, KernelError,
-    bindings::storage_type,
-    expr::{At, Emitter, outer_views, to_storage},
+    expr::Emitter,
     grid::Grid,
-    index::{Axis, address, check_elements, check_iterations, collapse, integer, write_coordinates},
+    index::{check_elements, check_iterations},
     unroll::unroll,
 };
 
@@ -25,9 +27,9 @@ pub enum MatMulVariant {
         /// Columns of one invocation, in fours.
         quads: u32,
     },
-    /// A subgroup of 8 shares rows by broadcasts: `rows` (a multiple of 8) x `32 quads` results.
+    /// A subgroup of 8 shares rows by shuffles: `rows` (8, 16 or 32) x `32 quads` results.
     Subgroup {
-        /// Rows of one subgroup.
+        /// Rows of one subgroup: 8, 16 or 32.
         rows: u32,
         /// Columns of one subgroup, in groups of 32.
         quads: u32,
@@ -51,8 +53,8 @@ fn choose(kernel: &MatMulKernel, caps: &DeviceCaps) -> MatMulVariant {
         // Large tiles reuse more, but they must leave work for every core, and not hang over the edge.
         if caps.subgroup_size == 8 {
             return match (kernel.m, kernel.n) {
-                (m, n) if m > 16 && n > 32 && tiles(32, 64) >= 4 => {
-                    MatMulVariant::Subgroup { rows: 32, quads: 2 }
+                (m, n) if m > 16 && n > 32 && tiles(16, 64) >= 4 => {
+                    MatMulVariant::Subgroup { rows: 16, quads: 2 }
                 }
                 (m, _) if m > 8 => MatMulVariant::Subgroup { rows: 16, quads: 1 },
                 _ => MatMulVariant::Subgroup { rows: 8, quads: 1 },
@@ -92,137 +94,84 @@ pub(crate) fn generate_as(
     }
     check_elements(WHAT, results)?;
     check_iterations(caps, WHAT, k)?;
-    check_elements("an operand of a matrix product", kernel.a.view.shape.elements())?;
-    check_elements("an operand of a matrix product", kernel.b.view.shape.elements())?;
-
     let mut emitter = Emitter::new(WHAT, &kernel.exprs);
-    // Without a contraction nothing is loaded, and the operands have no memory to bind.
-    let (load_a, load_b) = if k == 0 {
-        ("0.0f".to_owned(), "0.0f".to_owned())
-    } else {
-        let a = emitter.bindings.arg(kernel.a.arg, "f32", false)?;
-        let b = emitter.bindings.arg(kernel.b.arg, "f32", false)?;
-        (
-            format!("{a}[base + {}]", inner(&kernel.a.view, "row", "k")),
-            format!("{b}[base + {}]", inner(&kernel.b.view, "k", "col")),
-        )
-    };
     let step = [4, 2].into_iter().find(|s| k as i64 % s == 0).unwrap_or(1);
-    let (text, rows, cols, workgroup_size, constants) = match variant {
-        MatMulVariant::Direct { rows, quads } => (
-            include_str!("matmul/direct.wgsl"),
-            8 * rows,
-            32 * quads,
-            64,
-            format!("const STEP: i32 = {step}i;\nconst ROWS: i32 = {rows}i;\nconst QUADS: i32 = {quads}i;\n"),
-        ),
-        MatMulVariant::Subgroup { rows, quads } => (
-            include_str!("matmul/subgroup.wgsl"),
-            rows,
-            32 * quads,
-            8,
-            format!("const STEP: i32 = {step}i;\nconst ROWS: i32 = {rows}i;\nconst QUADS: i32 = {quads}i;\n"),
-        ),
+    let body = match variant {
+        MatMulVariant::Direct { rows, quads } => Body {
+            hooks: operands::single(kernel, &mut emitter)? + &epilogue::single(kernel, &mut emitter)?,
+            constants: vec![("STEP", step), ("ROWS", rows.into()), ("QUADS", quads.into())],
+            text: include_str!("matmul/direct.wgsl"),
+            tile: [8 * rows, 32 * quads],
+            size: 64,
+        },
+        MatMulVariant::Subgroup { rows, quads } => {
+            let operands = operands::quads(kernel, &mut emitter, rows as usize)?;
+            Body {
+                hooks: operands.text + &epilogue::quad(kernel, &mut emitter)?,
+                constants: vec![
+                    ("ROWS", rows.into()),
+                    ("QUADS", quads.into()),
+                    ("PARTS", i64::from(rows) / 8),
+                    ("STEPS", 32 / i64::from(rows)),
+                    ("REST", i64::from(rows) - 1),
+                    ("ALONG_K", operands.a_along_k.into()),
+                    ("ALONG_ROWS", (!operands.a_along_k).into()),
+                ],
+                text: include_str!("matmul/subgroup.wgsl"),
+                tile: [rows, 32 * quads],
+                size: 8,
+            }
+        }
         MatMulVariant::Tiled { block } => {
             let rank = kernel.a.view.shape.rank();
             let along = |view: &View, k_axis: usize| view.strides[k_axis].abs() == 1;
-            (
-                include_str!("matmul/tiled.wgsl"),
-                block,
-                block,
-                256,
-                format!(
-                    "const BLOCK: i32 = {block}i;\nconst PART: i32 = {}i;\nconst A_ALONG_K: bool = {};\n\
-                     const B_ALONG_K: bool = {};\n",
-                    block / 16,
-                    along(&kernel.a.view, rank - 1),
-                    along(&kernel.b.view, rank - 2) && !along(&kernel.b.view, rank - 1),
-                ),
-            )
+            let a_along_k = along(&kernel.a.view, rank - 1);
+            let b_along_k = along(&kernel.b.view, rank - 2) && !along(&kernel.b.view, rank - 1);
+            let sides =
+                format!("const A_ALONG_K: bool = {a_along_k};\nconst B_ALONG_K: bool = {b_along_k};\n");
+            Body {
+                hooks: sides
+                    + &operands::single(kernel, &mut emitter)?
+                    + &epilogue::single(kernel, &mut emitter)?,
+                constants: vec![("BLOCK", block.into()), ("PART", i64::from(block) / 16)],
+                text: include_str!("matmul/tiled.wgsl"),
+                tile: [block; 2],
+                size: 256,
+            }
         }
     };
-    let unrolled = match variant {
-        MatMulVariant::Direct { rows, quads } | MatMulVariant::Subgroup { rows, quads } => {
-            unroll(text, &[("STEP", step), ("ROWS", rows.into()), ("QUADS", quads.into())])
-        }
-        MatMulVariant::Tiled { block } => unroll(text, &[("PART", i64::from(block) / 16)]),
-    };
-    let (tiles_m, tiles_n) = (m.div_ceil(rows as usize), n.div_ceil(cols as usize));
+    let [tiles_m, tiles_n] = [m.div_ceil(body.tile[0] as usize), n.div_ceil(body.tile[1] as usize)];
     let grid = Grid::fold(batches.saturating_mul(tiles_m * tiles_n), caps.max_workgroups_per_dim)?;
 
-    let epilogue = epilogue(kernel, &mut emitter)?;
     let mut source = String::new();
     emitter.bindings.write(&mut source);
     emitter.library.write(&mut source);
+    for (name, value) in [("M", m as i64), ("N", n as i64), ("K", k as i64)].iter().chain(&body.constants) {
+        let _ = writeln!(source, "const {name}: i32 = {value}i;");
+    }
     let _ = write!(
         source,
-        "const M: i32 = {m}i;\nconst N: i32 = {n}i;\nconst K: i32 = {k}i;\nconst TILES_M: u32 = {tiles_m}u;\n\
-         const TILES_N: u32 = {tiles_n}u;\nconst BATCHES: u32 = {batches}u;\n{constants}\
-         fn base_a(batch: u32) -> i32 {{\n{}}}\nfn base_b(batch: u32) -> i32 {{\n{}}}\n\
-         fn load_a(base: i32, row: i32, k: i32) -> f32 {{ return {load_a}; }}\n\
-         fn load_b(base: i32, k: i32, col: i32) -> f32 {{ return {load_b}; }}\n\
-         fn store_c(batch: u32, row: i32, col: i32, product: f32) {{\n{epilogue}}}\n\
-         fn group_number(group: vec3<u32>) -> u32 {{ return {}; }}\n{unrolled}",
-        base(&kernel.a.view),
-        base(&kernel.b.view),
+        "const TILES_M: u32 = {tiles_m}u;\nconst TILES_N: u32 = {tiles_n}u;\nconst BATCHES: u32 = {batches}u;\n{}\
+         fn group_number(group: vec3<u32>) -> u32 {{ return {}; }}\n{}",
+        body.hooks,
         grid.number,
+        unroll(body.text, &body.constants),
     );
     Ok(vec![Dispatch {
         source: source.into(),
         bindings: emitter.bindings.into_list(),
         workgroups: grid.workgroups,
-        workgroup_size,
+        workgroup_size: body.size,
         subgroups: matches!(variant, MatMulVariant::Subgroup { .. }),
     }])
 }
 
-/// The address of a matrix's element, relative to its batch.
-fn inner(view: &View, first: &str, second: &str) -> String {
-    let rank = view.shape.rank();
-    format!("{first} * {} + {second} * {}", integer(view.strides[rank - 2]), integer(view.strides[rank - 1]))
-}
-
-/// The body of a function that finds the first address of matrix `batch`.
-fn base(view: &View) -> String {
-    let rank = view.shape.rank() - 2;
-    let batches = View {
-        shape: view.shape[..rank].into(),
-        strides: view.strides[..rank].iter().copied().collect(),
-        offset: view.offset,
-        mask: None,
-    };
-    let axes = collapse(&batches.shape, &[&batches], &[]);
-    let names: Vec<String> = (0..axes.len()).map(|d| format!("c{d}")).collect();
-    let mut out = String::new();
-    write_coordinates(&mut out, "batch", &axes, &names);
-    let _ = writeln!(out, "return {};", address(&batches, &axes, &names));
-    out
-}
-
-/// The body of `store_c`: the epilogue at one element of the product.
-fn epilogue(kernel: &MatMulKernel, emitter: &mut Emitter<'_>) -> Result<String, KernelError> {
-    let wanted: Vec<ExprId> = kernel.stores.iter().map(|s| s.value).collect();
-    let live = emitter.live(&wanted)?;
-    let mut views = outer_views(&kernel.exprs, &live);
-    views.extend(kernel.stores.iter().map(|s| &s.view));
-    let space = kernel.space();
-    let row = space.rank() - 2;
-    let axes = collapse(&space, &views, &[row, row + 1]);
-    let name = |(n, axis): (usize, &Axis)| match axis.from.start {
-        d if d < row => format!("c{n}"),
-        d if d == row => "row".into(),
-        _ => "col".into(),
-    };
-    let names: Vec<String> = axes.iter().enumerate().map(name).collect();
-    let batches = axes.iter().take_while(|a| a.from.start < row).count();
-    let mut out = String::new();
-    write_coordinates(&mut out, "batch", &axes[..batches], &names[..batches]);
-    out += &emitter.emit(&wanted, &[], &At { axes: &axes, names: &names })?;
-    for store in &kernel.stores {
-        let dtype = kernel.exprs[store.value.index()].dtype;
-        let buffer = emitter.bindings.arg(store.arg, storage_type(WHAT, dtype)?, true)?;
-        let at = address(&store.view, &axes, &names);
-        let _ = writeln!(out, "{buffer}[{at}] = {};", to_storage(dtype, &format!("v{}", store.value.0)));
-    }
-    Ok(out)
+/// What a variant brings to the text.
+struct Body {
+    hooks: String,
+    constants: Vec<(&'static str, i64)>,
+    text: &'static str,
+    /// Rows and columns of one workgroup.
+    tile: [u32; 2],
+    size: u32,
 }

@@ -8,10 +8,10 @@ use super::{WHAT, is_per_row, phases::Phases, phases::Sum};
 use crate::{
     KernelError,
     bindings::{storage_type, value_type},
-    expr::{At, Emitter, from_storage, to_storage},
-    index::{Axis, address, integer, write_coordinates},
+    expr::{At, Emitter, to_storage},
+    index::{Axis, address, write_coordinates},
     library::Part,
-    wide::is_wide,
+    wide::{Lanes, is_wide},
 };
 
 /// What the text of one kernel is made from.
@@ -239,11 +239,10 @@ impl Writer<'_, '_> {
         let names = self.names();
         let inner = &self.axes[self.split..];
         let _ = writeln!(out, "for (var step = member; step < {}u; step += {}u) {{", self.steps, self.team);
-        let mut given = given.to_vec();
         if !self.wide {
             write_coordinates(out, "step", inner, &names[self.split..]);
             *out += before;
-            *out += &self.emitter.emit(wanted, &given, &At { axes: self.axes, names: &names })?;
+            *out += &self.emitter.emit(wanted, given, &At { axes: self.axes, names: &names })?;
             each(out, 0);
             *out += after;
             out.push_str("}\n");
@@ -258,31 +257,12 @@ impl Writer<'_, '_> {
         let mut first = names.clone();
         first[last] = format!("{}_q", names[last]);
         write_coordinates(out, "step", &quarter, &first[self.split..]);
-        let _ = writeln!(out, "let {}_0 = {} * 4i;", names[last], first[last]);
-        first[last] = format!("{}_0", names[last]);
-        let needed = self.emitter.needed(wanted, &given)?;
-        let mut fetched = Vec::new();
-        for &i in self.loads.iter().filter(|&&i| needed[i]) {
-            let node = &self.kernel.exprs[i];
-            let Expr::Load { arg, map, .. } = &node.expr else { continue };
-            let element = format!("vec4<{}>", storage_type(WHAT, node.dtype)?);
-            let buffer = self.emitter.bindings.arg(*arg, &element, false)?;
-            let _ = writeln!(out, "let w{i} = {buffer}[({}) / 4i];", address(map.outer(), self.axes, &first));
-            fetched.push(i);
-        }
-        given.extend(&fetched);
+        let _ = writeln!(out, "let first = {} * 4i;", first[last]);
         *out += before;
-        for lane in 0..4 {
-            let _ = writeln!(out, "{{\nlet {} = {} + {};", names[last], first[last], integer(lane as i64));
-            for &i in &fetched {
-                let value = from_storage(self.kernel.exprs[i].dtype, &format!("w{i}[{lane}]"));
-                let _ = writeln!(out, "let v{i} = {value};");
-            }
-            *out += &self.emitter.emit(wanted, &given, &At { axes: self.axes, names: &names })?;
-            each(out, lane);
-            out.push_str("}\n");
-        }
-        let _ = writeln!(out, "let {} = {};", names[last], first[last]);
+        let lanes = Lanes { what: WHAT, axes: self.axes, names: &names, first: "first", loads: &self.loads };
+        let wanted: Vec<usize> = wanted.iter().map(|id| id.index()).collect();
+        lanes.write(out, self.emitter, [&wanted, given], |_| String::new(), each)?;
+        let _ = writeln!(out, "let {} = first;", names[last]);
         *out += after;
         out.push_str("}\n");
         Ok(())
