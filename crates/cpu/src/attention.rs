@@ -43,46 +43,47 @@ impl AttentionPlan {
         let items = dims.batch * dims.heads * blocks;
         let tasks = threads::tasks_for(self.cost()).min(items);
         threads::for_each(tasks, &|task| {
+            let mut keys = TransposedKeys { memory: Scratch::new(4 * KEYS * dims.width), holds: None };
             for item in items * task / tasks..items * (task + 1) / tasks {
                 let (head, block) = (item / blocks, item % blocks);
-                self.block(args, head / dims.heads, head % dims.heads, block * QUERIES);
+                self.block(args, head / dims.heads, head % dims.heads, block * QUERIES, &mut keys);
             }
         });
     }
 
     /// Queries `[first, first + QUERIES)` of one head.
-    fn block(&self, args: &Args<'_>, b: usize, h: usize, first: usize) {
+    fn block(&self, args: &Args<'_>, b: usize, h: usize, first: usize, transposed: &mut TransposedKeys) {
         let AttentionKernel { dims, q, k, v, mask, out, lse } = &self.0;
         let rows = QUERIES.min(dims.queries - first);
         let width = dims.width;
         let g = h / (dims.heads / dims.kv_heads);
         let (from, to) = range(dims, first, rows);
         let mask = mask_of(args, *mask, dims, b);
-        let (mut q_part, mut k_part, mut v_part) = (
-            Scratch::new(4 * QUERIES * width),
-            Scratch::new(4 * KEYS * width),
-            Scratch::new(4 * KEYS * width),
-        );
+        let (mut q_part, mut v_part) = (Scratch::new(4 * QUERIES * width), Scratch::new(4 * KEYS * width));
         let mut scratch = Scratch::new(4 * QUERIES * (KEYS + width));
         let (scores, sums) = scratch.slice::<f32>(QUERIES * (KEYS + width)).split_at_mut(QUERIES * KEYS);
         let (mut top, mut sum, mut shrink) = ([f32::NEG_INFINITY; QUERIES], [0.0; QUERIES], [0.0; QUERIES]);
         sums.fill(0.0);
-        let q = Rows::new(args.read(q.arg), head(q, b, h).from_row(first), rows, width, &mut q_part);
-        let mut start = from;
-        while start < to {
-            let keys = KEYS.min(to - start);
+        let q = Rows::new(args.read(q.arg), head(q, b, h).skip_rows(first), rows, width, &mut q_part);
+        // Blocks of keys are the same for all queries.
+        let begin = from / KEYS * KEYS;
+        for start in (begin..to).step_by(KEYS) {
+            let keys = KEYS.min(dims.keys - start);
             let seen = Seen::new(dims, first, rows, start, keys);
-            let k_at = head(k, b, g).from_row(start);
-            let kt = k_part.slice(keys * width);
-            transpose(args.read(k.arg), k_at, keys, width, dims.spec.scale.as_f64() as f32, kt);
-            let v = Rows::new(args.read(v.arg), head(v, b, g).from_row(start), keys, width, &mut v_part);
+            let k_at = head(k, b, g).skip_rows(start);
+            let kt = transposed.memory.slice(keys * width);
+            if transposed.holds != Some(k_at) {
+                transpose(args.read(k.arg), k_at, keys, width, dims.spec.scale.as_f64() as f32, kt);
+                transposed.holds = Some(k_at);
+            }
+            let v = Rows::new(args.read(v.arg), head(v, b, g).skip_rows(start), keys, width, &mut v_part);
             for (i, keys_seen) in seen.groups() {
                 q.times(i.clone(), width, (&kt[keys_seen.start..], keys), scores, (i, keys_seen));
             }
             let mask = mask.map(|m| &m[start..start + keys]);
             let block = Scores { x: scores, stride: KEYS, seen: &seen, mask };
             softmax::online(block, &mut top, &mut sum, &mut shrink);
-            if start > from {
+            if start > begin {
                 for (row, &shrink) in sums.chunks_exact_mut(width.max(1)).zip(&shrink[..rows]) {
                     row.iter_mut().for_each(|x| *x *= shrink);
                 }
@@ -102,7 +103,6 @@ impl AttentionPlan {
                 }
                 .multiply();
             }
-            start += keys;
         }
         let lse = args.out::<f32>(*lse);
         for i in 0..rows {
@@ -111,8 +111,15 @@ impl AttentionPlan {
             // SAFETY: one task per query.
             unsafe { lse.set((b * dims.heads + h) * dims.queries + first + i, log) };
         }
-        store(args.out(out.arg), head(out, b, h).from_row(first), &sums[..rows * width], width);
+        store(args.out(out.arg), head(out, b, h).skip_rows(first), &sums[..rows * width], width);
     }
+}
+
+/// A block of scaled keys, transposed, which several blocks of queries use.
+struct TransposedKeys {
+    memory: Scratch,
+    /// Where they come from.
+    holds: Option<Matrix>,
 }
 
 /// Rows whose elements are neighbours: where they are in memory, or else copied.
@@ -172,14 +179,20 @@ impl<'a> Rows<'a> {
 
 /// `to[j, i] = scale from[i, j]`, row-major.
 pub(crate) fn transpose(from: &[f32], at: Matrix, rows: usize, columns: usize, scale: f32, to: &mut [f32]) {
+    if rows * columns == 0 {
+        return;
+    }
+    assert!(at.fits(rows, columns, from.len()) && rows * columns <= to.len(), "a matrix leaves its buffer");
     // A cache line of each row of the result at a time.
     for first in (0..rows).step_by(16) {
         let count = 16.min(rows - first);
-        let at = at.from_row(first);
+        let at = at.skip_rows(first);
         for j in 0..columns {
-            let from_at = at.offset + j as i64 * at.columns;
-            for (i, to) in to[j * rows + first..][..count].iter_mut().enumerate() {
-                *to = scale * from[(from_at + i as i64 * at.rows) as usize];
+            let mut from_at = at.offset + j as i64 * at.columns;
+            for to in &mut to[j * rows + first..][..count] {
+                // SAFETY: the element `[i, j]` of a matrix that lies within `from`, as asserted.
+                *to = scale * unsafe { *from.get_unchecked(from_at as usize) };
+                from_at += at.rows;
             }
         }
     }

@@ -56,7 +56,7 @@ impl AttentionGradPlan {
             let keys = KEYS.min(dims.keys - start);
             let part = start * width..(start + keys) * width;
             let scale = dims.spec.scale.as_f64() as f32;
-            let at = |operand| head(operand, b, g).from_row(start);
+            let at = |operand| head(operand, b, g).skip_rows(start);
             transpose(args.read(kernel.k.arg), at(&kernel.k), keys, width, scale, &mut kt[part.clone()]);
             transpose(args.read(kernel.v.arg), at(&kernel.v), keys, width, 1.0, &mut vt[part]);
         }
@@ -90,7 +90,7 @@ impl AttentionGradPlan {
             Scratch::new(4 * QUERIES * width),
             Scratch::new(4 * KEYS * width),
         );
-        let by_query = |operand: &Operand| head(operand, b, h).from_row(first);
+        let by_query = |operand: &Operand| head(operand, b, h).skip_rows(first);
         let q = Rows::new(args.read(kernel.q.arg), by_query(&kernel.q), rows, width, &mut q_part);
         let grad_out =
             Rows::new(args.read(kernel.grad_out.arg), by_query(&kernel.grad_out), rows, width, &mut out_part);
@@ -135,7 +135,7 @@ impl AttentionGradPlan {
                     .multiply();
                 }
             }
-            let k_at = head(&kernel.k, b, g).from_row(start);
+            let k_at = head(&kernel.k, b, g).skip_rows(start);
             let k = Rows::new(args.read(kernel.k.arg), k_at, keys, width, &mut k_part);
             for (i, j) in seen.groups() {
                 Tile {

@@ -25,8 +25,8 @@ use crate::{
 /// A kernel, compiled for this processor.
 #[derive(Debug)]
 enum Plan {
-    Attention(AttentionPlan),
-    AttentionGrad(AttentionGradPlan),
+    Attention(Box<AttentionPlan>),
+    AttentionGrad(Box<AttentionGradPlan>),
     Map(MapPlan),
     Row(RowPlan),
     Reduce(ReducePlan),
@@ -42,8 +42,8 @@ impl Plan {
             Kernel::Reduce(k) => Plan::Reduce(ReducePlan::new(k)),
             Kernel::MatMul(k) => Plan::MatMul(MatMulPlan::new(k)),
             Kernel::ScatterAdd(k) => Plan::ScatterAdd(k.clone()),
-            Kernel::Attention(k) => Plan::Attention(AttentionPlan::new(k)),
-            Kernel::AttentionGrad(k) => Plan::AttentionGrad(AttentionGradPlan::new(k)),
+            Kernel::Attention(k) => Plan::Attention(Box::new(AttentionPlan::new(k))),
+            Kernel::AttentionGrad(k) => Plan::AttentionGrad(Box::new(AttentionGradPlan::new(k))),
         }
     }
 

@@ -150,10 +150,10 @@ impl MatMulPlan {
                 // SAFETY: one task per part of a product.
                 unsafe {
                     if by_rows {
-                        let (to, x) = (to.from_row(first), x.from_row(first));
+                        let (to, x) = (to.skip_rows(first), x.skip_rows(first));
                         product((out, to), (a, x), (b, *y), (step.min(m - first), n, k), combine, none);
                     } else {
-                        let (to, y) = (to.from_column(first), y.from_column(first));
+                        let (to, y) = (to.skip_columns(first), y.skip_columns(first));
                         product((out, to), (a, *x), (b, y), (m, step.min(n - first), k), combine, none);
                     }
                 }
@@ -192,7 +192,7 @@ impl MatMulPlan {
                     part.fill(zero);
                 } else {
                     let to = (Out::of(part), Matrix::row_major(columns));
-                    let (x, y) = ((a, x.from_row(row)), (b, y.from_column(column)));
+                    let (x, y) = ((a, x.skip_rows(row)), (b, y.skip_columns(column)));
                     let combine = Combine { keep: None, scale: one };
                     // SAFETY: the part is this task's own.
                     unsafe { product(to, x, y, (rows, columns, k), combine, Parallelism::None) };

@@ -20,12 +20,12 @@ impl Matrix {
     }
 
     /// The rows from `first` on.
-    pub(crate) fn from_row(self, first: usize) -> Matrix {
+    pub(crate) fn skip_rows(self, first: usize) -> Matrix {
         Matrix { offset: self.offset + first as i64 * self.rows, ..self }
     }
 
     /// The columns from `first` on.
-    pub(crate) fn from_column(self, first: usize) -> Matrix {
+    pub(crate) fn skip_columns(self, first: usize) -> Matrix {
         Matrix { offset: self.offset + first as i64 * self.columns, ..self }
     }
 
@@ -34,7 +34,7 @@ impl Matrix {
     }
 
     /// Whether `rows` by `columns` elements lie within `len`.
-    fn fits(&self, rows: usize, columns: usize, len: usize) -> bool {
+    pub(crate) fn fits(&self, rows: usize, columns: usize, len: usize) -> bool {
         let (r, c) = (self.rows * (rows as i64 - 1), self.columns * (columns as i64 - 1));
         self.offset + r.min(0) + c.min(0) >= 0 && ((self.offset + r.max(0) + c.max(0)) as usize) < len
     }

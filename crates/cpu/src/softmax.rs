@@ -114,7 +114,8 @@ pub(crate) fn online(scores: Scores<'_>, top: &mut [f32], sum: &mut [f32], shrin
                     x.fill(0.0);
                 } else {
                     if old != new {
-                        shrink[row] = weight::<FMA>(old, new);
+                        shrink[row] =
+                            if old == f32::NEG_INFINITY { 0.0 } else { math::exp::<FMA>(old - new) };
                     }
                     sum[row] = sum[row] * shrink[row] + weigh::<FMA>(x, new);
                 }

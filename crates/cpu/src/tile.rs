@@ -66,11 +66,22 @@ impl Tile<'_> {
         for (r, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {
                 let at = (i + r) * self.c_rows + j + v * lanes;
-                let n = if v + 1 < V { lanes } else { tail };
-                // SAFETY: as above.
-                let c = unsafe { self.c.get_unchecked_mut(at..at + n) };
-                let sum = if self.add { simd.add_f32s(sum, simd.partial_load_f32s(c)) } else { sum };
-                simd.partial_store_f32s(c, sum);
+                if full || v + 1 < V {
+                    // SAFETY: as above.
+                    unsafe {
+                        let c = self.c.as_mut_ptr().add(at).cast::<S::f32s>();
+                        c.write_unaligned(if self.add {
+                            simd.add_f32s(sum, c.read_unaligned())
+                        } else {
+                            sum
+                        });
+                    }
+                } else {
+                    // SAFETY: as above.
+                    let c = unsafe { self.c.get_unchecked_mut(at..at + tail) };
+                    let sum = if self.add { simd.add_f32s(sum, simd.partial_load_f32s(c)) } else { sum };
+                    simd.partial_store_f32s(c, sum);
+                }
             }
         }
     }

@@ -38,6 +38,7 @@ fn program(inputs: &[&Shape], out: &Shape, dtype: DType, kernel: Kernel) -> Prog
 fn matmul(batch: Shape, (m, n, k): (usize, usize, usize), a: View, b: View) -> MatMulKernel {
     let space: Shape = batch.iter().copied().chain([m, n]).collect();
     MatMulKernel {
+        column_sums: None,
         batch,
         m,
         n,

@@ -116,6 +116,7 @@ proptest! {
         let (b, y) = operand(k, n);
         let out: Shape = batch.iter().copied().chain([m, n]).collect();
         let kernel = Kernel::MatMul(MatMulKernel {
+            column_sums: None,
             batch: batch.clone().into(), m, n, k, dtype,
             a: Operand { arg: 1, view: a },
             b: Operand { arg: 2, view: b },
