@@ -43,6 +43,45 @@ pub enum TensorError {
         /// The call of `grad`.
         location: &'static Location<'static>,
     },
+    /// The elements of an old handle are gone.
+    #[error(
+        "{tensor} was updated in place by {by}, so that its former elements are gone; take the tensor anew (of a parameter, \
+        `Param::tensor`), and read what you need of the old one before the update"
+    )]
+    Updated {
+        /// The tensor: its name where it has one, dtype and shape.
+        tensor: String,
+        /// What overwrote the elements.
+        by: &'static str,
+    },
+    /// A tensor that stands for a function's operand was asked for elements.
+    #[error(
+        "{tensor} stands for an operand of a function that is being traced, and has no elements; evaluate outside of it"
+    )]
+    Placeholder {
+        /// The tensor: its name, dtype and shape.
+        tensor: String,
+    },
+    /// A function with a gradient of its own uses a tensor from outside.
+    #[error(
+        "{tensor} comes from outside of a function with a gradient of its own, which could not give it one; make it an operand"
+    )]
+    Captured {
+        /// The tensor: its name where it has one, dtype and shape.
+        tensor: String,
+    },
+    /// What a function's gradient returned does not fit its operands.
+    #[error(
+        "the gradient of `{function}` gives {found}, expected {expected}: one for each floating-point operand, in order"
+    )]
+    Cotangents {
+        /// The function.
+        function: String,
+        /// Dtypes and shapes of the floating-point operands.
+        expected: String,
+        /// Dtypes and shapes that came.
+        found: String,
+    },
     /// A traced graph is inconsistent.
     #[error(transparent)]
     Ir(#[from] IrError),

@@ -26,9 +26,12 @@
 
 mod create;
 mod display;
+mod donate;
 mod element;
+mod elements;
 mod error;
 mod eval;
+mod function;
 mod gradient;
 mod nowhere;
 mod operand;
@@ -39,12 +42,17 @@ mod tensor;
 mod trace;
 
 pub use create::RandomKey;
+pub use donate::Donation;
 pub use element::Element;
 pub use error::TensorError;
-pub use eval::eval;
+pub use eval::{eval, eval_donating};
+pub use function::{
+    Backward, call, checkpoint, function, function_with_gradient, trace_function,
+    trace_function_with_gradient,
+};
 pub use gradient::{grad, grad_allow_unused};
 pub use operand::IntoOperand;
 pub use read::PendingValue;
 pub use tensor::Tensor;
-pub use wgrad_ir::{DType, Shape};
+pub use wgrad_ir::{DType, Function, FunctionKernel, Shape};
 pub use wgrad_runtime::{DeviceError, DeviceHandle};

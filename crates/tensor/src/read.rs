@@ -8,10 +8,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use wgrad_ir::DType;
-use wgrad_runtime::Readback;
+use wgrad_ir::{DType, Op};
+use wgrad_runtime::{Buffer, Readback};
 
-use crate::{Element, Tensor, TensorError};
+use crate::{Element, Tensor, TensorError, tensor::Source};
 
 /// Elements on their way to the host: [`wait`](PendingValue::wait) for them, or await them.
 pub struct PendingValue<T> {
@@ -45,13 +45,56 @@ impl<T> fmt::Debug for PendingValue<T> {
     }
 }
 
+/// The first element of a slice, if it takes elements that lie side by side.
+fn contiguous_from(ranges: &[(usize, usize, usize)], shape: &[usize]) -> Option<usize> {
+    let (mut start, mut stride) = (0, 1);
+    // Inner axes must be whole, up to the one that is cut; outer ones have one index.
+    let mut whole = true;
+    for (&(first, len, step), &extent) in ranges.iter().zip(shape).rev() {
+        if len == 0 || !whole && len > 1 || len > 1 && step != 1 {
+            return None;
+        }
+        whole &= len == extent;
+        start += first * stride;
+        stride *= extent;
+    }
+    Some(start)
+}
+
 impl Tensor {
     /// Evaluates and starts the copy.
     pub(crate) fn read_bytes(&self) -> Result<Readback, TensorError> {
-        self.realize()?;
-        match self.0.buffer.get() {
-            Some(buffer) => Ok(self.device().read(buffer, self.dtype())?),
+        let place = match self.place() {
+            Some(place) => Some(place),
+            None => {
+                self.realize()?;
+                self.place()
+            }
+        };
+        match place {
+            Some((buffer, start)) => {
+                Ok(self.device().read_range(&buffer, self.dtype(), start..start + self.elements())?)
+            }
             None => Ok(Readback::ready(Ok(Vec::new()))),
+        }
+    }
+
+    /// Memory that holds the elements in row-major order, and which of its elements is the first: the tensor's own, or that of the
+    /// tensor of which it is a contiguous piece. `None` where something is to be computed first.
+    pub(crate) fn place(&self) -> Option<(Buffer, usize)> {
+        let (mut tensor, mut start) = (self, 0);
+        loop {
+            if let Some(buffer) = tensor.0.elements.get() {
+                return Some((buffer, start));
+            }
+            match &tensor.0.source {
+                Source::Op(Op::Reshape(_), operands) => tensor = operands.first()?,
+                Source::Op(Op::Slice { ranges }, operands) => {
+                    tensor = operands.first()?;
+                    start += contiguous_from(ranges, tensor.shape())?;
+                }
+                _ => return None,
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     panic::Location,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use wgrad_ir::{DType, IrError, Literal, Op, Shape};
 use wgrad_runtime::{Buffer, DeviceHandle};
 
-use crate::TensorError;
+use crate::{TensorError, elements::Elements};
 
 /// An n-dimensional array that knows how it is computed. Cloning shares it.
 ///
@@ -31,8 +31,8 @@ pub(crate) struct Node {
     pub(crate) shape: Shape,
     pub(crate) dtype: DType,
     pub(crate) device: DeviceHandle,
-    /// The elements, once evaluated (from the start for leaves).
-    pub(crate) buffer: OnceLock<Buffer>,
+    /// The elements, once evaluated (from the start for leaves, but for the operands of a function that is being traced).
+    pub(crate) elements: Elements,
     /// Bounds of all elements where the host knows them: leaves of integers, and movements of these.
     pub(crate) range: Option<(i64, i64)>,
     label: Mutex<Option<Arc<str>>>,
@@ -58,14 +58,24 @@ impl Tensor {
         device: DeviceHandle,
         range: Option<(i64, i64)>,
     ) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Tensor::with_elements(source, Elements::default(), shape, dtype, device, range)
+    }
+
+    fn with_elements(
+        source: Source,
+        elements: Elements,
+        shape: Shape,
+        dtype: DType,
+        device: DeviceHandle,
+        range: Option<(i64, i64)>,
+    ) -> Self {
         Tensor(Arc::new(Node {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: next_id(),
             source,
             shape,
             dtype,
             device,
-            buffer: OnceLock::new(),
+            elements,
             range,
             label: Mutex::new(None),
         }))
@@ -79,10 +89,7 @@ impl Tensor {
         device: DeviceHandle,
         range: Option<(i64, i64)>,
     ) -> Self {
-        let tensor = Tensor::new(Source::Leaf, shape, dtype, device, range);
-        // The cell was made empty in the line above.
-        let _ = tensor.0.buffer.set(buffer);
-        tensor
+        Tensor::with_elements(Source::Leaf, Elements::ready(buffer), shape, dtype, device, range)
     }
 
     /// A tensor that carries an error.
@@ -211,9 +218,14 @@ impl Tensor {
         self.0.label.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the elements have been computed (leaves: from the start).
+    /// Whether the elements have been computed and are kept (leaves: from the start).
     pub fn is_realized(&self) -> bool {
-        self.0.buffer.get().is_some()
+        self.0.elements.is_ready()
+    }
+
+    /// Whether both are handles to one tensor (not merely equal in value).
+    pub fn is_same(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Name, dtype and shape for messages: `` `wte` f32[65, 128]``.
@@ -221,6 +233,12 @@ impl Tensor {
         let name = self.name().map(|n| format!("`{n}` ")).unwrap_or_default();
         format!("{name}{}{}", self.dtype(), self.shape())
     }
+}
+
+/// A number that no other tensor has; later ones are larger.
+pub(crate) fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What the host knows of a result's integers.

@@ -68,14 +68,9 @@ impl Tensor {
     /// The same elements, through which no gradient flows.
     #[track_caller]
     pub fn detach(&self) -> Tensor {
-        if let Some(buffer) = self.0.buffer.get() {
-            let leaf = Tensor::leaf(
-                buffer.clone(),
-                self.shape().clone(),
-                self.dtype(),
-                self.device().clone(),
-                self.0.range,
-            );
+        if let Some(buffer) = self.0.elements.get() {
+            let leaf =
+                Tensor::leaf(buffer, self.shape().clone(), self.dtype(), self.device().clone(), self.0.range);
             return match self.name() {
                 Some(name) => leaf.named(name),
                 None => leaf,
