@@ -72,7 +72,21 @@ fn matmul((batch, m, n, k, ta, tb): Extents, after: After) -> (Kernel, [Shape; 3
     let stores = values.iter().enumerate().map(store).collect();
     let shapes = [a.view.shape.clone(), b.view.shape.clone(), space.clone()];
     let batch = Shape::from([batch]);
-    (Kernel::MatMul(MatMulKernel { batch, m, n, k, dtype: DType::F32, a, b, exprs, stores, column_sums: None }), shapes)
+    (
+        Kernel::MatMul(MatMulKernel {
+            batch,
+            m,
+            n,
+            k,
+            dtype: DType::F32,
+            a,
+            b,
+            exprs,
+            stores,
+            column_sums: None,
+        }),
+        shapes,
+    )
 }
 
 fn attention(

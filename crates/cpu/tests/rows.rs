@@ -110,13 +110,13 @@ proptest! {
     fn rows_equal_their_naive_evaluation(
         outer in prop::collection::vec(1usize..6, 0..3),
         inner in prop::collection::vec(1usize..9, 0..3),
-        long in prop::option::weighted(0.2, 600usize..3000),
+        long in prop::option::weighted(0.3, 600usize..12_000),
         many in prop::option::weighted(0.2, 30usize..300),
         seed: u64,
     ) {
         let (mut outer, mut inner) = (outer, inner);
         match (long, many) {
-            (Some(n), _) => (outer, inner) = (vec![1 + n % 3], vec![n]),
+            (Some(n), _) => (outer, inner) = (vec![1 + n % 2], vec![n]),
             (None, Some(n)) => (outer, inner) = (vec![n], vec![1 + n % 40]),
             _ => {}
         }

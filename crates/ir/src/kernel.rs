@@ -200,6 +200,9 @@ pub struct MatMulKernel {
     pub exprs: Vec<ExprNode>,
     /// The results, at least one. No stored buffer is also loaded or an operand.
     pub stores: Vec<Store>,
+    /// A buffer for `Σ_k b[k, n]`, row-major `[batch.., n]`, in a fixed order: where `b` is the cotangent of a product with a bias, the
+    /// bias's gradient, for which `b` need not be read again.
+    pub column_sums: Option<u32>,
 }
 
 impl MatMulKernel {
@@ -211,6 +214,9 @@ impl MatMulKernel {
     /// Whether the product itself is the only result, stored row-major: nothing is fused.
     pub fn is_plain(&self) -> bool {
         let [store] = self.stores.as_slice() else { return false };
+        if self.column_sums.is_some() {
+            return false;
+        }
         matches!(self.exprs[store.value.index()].expr, Expr::Product) && store.view.is_contiguous()
     }
 }
@@ -361,7 +367,7 @@ impl Kernel {
             Kernel::Map(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::Row(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::Reduce(k) => k.outs.iter().map(|o| o.arg).collect(),
-            Kernel::MatMul(k) => k.stores.iter().map(|s| s.arg).collect(),
+            Kernel::MatMul(k) => k.stores.iter().map(|s| s.arg).chain(k.column_sums).collect(),
             Kernel::ScatterAdd(_) => vec![0, 3],
             Kernel::Attention(k) => vec![k.out.arg, k.lse],
             Kernel::AttentionGrad(k) => vec![k.grad_q.arg, k.grad_k.arg, k.grad_v.arg, k.delta],

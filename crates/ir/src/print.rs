@@ -150,7 +150,8 @@ impl fmt::Display for Kernel {
                 let MatMulKernel { batch, m, n, k: length, dtype, a, b, .. } = k;
                 writeln!(f, "matmul {dtype} batch {batch} m={m} n={n} k={length} a={a} b={b}")?;
                 write_exprs(f, &k.exprs)?;
-                write_stores(f, &k.stores)
+                write_stores(f, &k.stores)?;
+                k.column_sums.map_or(Ok(()), |arg| writeln!(f, "    store a{arg} = column sums of b"))
             }
             Kernel::ScatterAdd(k) => {
                 writeln!(f, "scatter_add {} [{}, {}] from {}", k.dtype, k.rows, k.row_len, k.count)

@@ -207,6 +207,13 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
             verify_operand(&k.a, &shape(k.m, k.k), k.dtype, bytes)?;
             verify_operand(&k.b, &shape(k.k, k.n), k.dtype, bytes)?;
             let space = k.space();
+            if let Some(sums) = k.column_sums {
+                let columns: Shape = k.batch.iter().copied().chain([k.n]).collect();
+                fits(&IndexMap::contiguous(columns), k.dtype, bytes(sums))?;
+                if kernel.reads(sums) || k.stores.iter().any(|s| s.arg == sums) {
+                    return Err(format!("uses a{sums}, which gets the column sums"));
+                }
+            }
             verify_exprs(&k.exprs, &space, bytes)?;
             if k.exprs.iter().any(|e| matches!(e.expr, Expr::Product) && e.dtype != k.dtype)
                 || k.stores.is_empty()

@@ -197,6 +197,15 @@ impl Run<'_> {
                 value: values[store.value.index()],
             }));
         }
+        if let Some(arg) = k.column_sums {
+            let columns = k.batch.iter().copied().chain([k.n]).collect();
+            for (address, index) in indices(&columns).into_iter().enumerate() {
+                let (batch, n) = index.split_at(k.batch.rank());
+                let terms = (0..k.k).map(|l| self.element(&k.b, k.dtype, &[batch, &[l, n[0]]].concat()));
+                let value = self.rounded(k.dtype, reduce(ReduceOp::Sum, k.dtype, terms));
+                writes.push(Write { arg, dtype: k.dtype, address, value });
+            }
+        }
         writes
     }
 
