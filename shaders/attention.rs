@@ -67,7 +67,8 @@ pub(crate) fn generate_as(
     variant: AttentionVariant,
 ) -> Result<Vec<Dispatch>, KernelError> {
     let d = &kernel.dims;
-    let mut shader = Shader::new(d, kernel.mask, caps, variant)?;
+    let all = [&kernel.q, &kernel.k, &kernel.v, &kernel.out];
+    let mut shader = Shader::new(d, kernel.mask, caps, variant, &all, &[kernel.lse])?;
     shader.operand("q", &kernel.q, d.queries, false)?;
     shader.operand("k", &kernel.k, d.keys, false)?;
     shader.operand("v", &kernel.v, d.keys, false)?;
@@ -93,7 +94,10 @@ pub(crate) fn generate_grad_as(
         shader.operand("grad_out", &kernel.grad_out, d.queries, false)?;
         shader.per_query("lse", kernel.lse, false, true)
     };
-    let mut queries = Shader::new(d, kernel.mask, caps, variant)?;
+    let read = [&kernel.q, &kernel.k, &kernel.v, &kernel.out, &kernel.grad_out];
+    let all = [&read[..], &[&kernel.grad_q, &kernel.grad_k, &kernel.grad_v]].concat();
+    let words = [kernel.lse, kernel.delta];
+    let mut queries = Shader::new(d, kernel.mask, caps, variant, &all, &words)?;
     operands(&mut queries)?;
     queries.operand("out", &kernel.out, d.queries, false)?;
     queries.operand("grad_q", &kernel.grad_q, d.queries, true)?;
@@ -103,7 +107,7 @@ pub(crate) fn generate_grad_as(
     let body = [include_str!("attention/rows_grad_q.wgsl"), include_str!("attention/tiles_grad_q.wgsl")];
     let queries = queries.finish(body, &products, &sums, d.queries, d.heads)?;
 
-    let mut keys = Shader::new(d, kernel.mask, caps, variant)?;
+    let mut keys = Shader::new(d, kernel.mask, caps, variant, &all, &words)?;
     operands(&mut keys)?;
     keys.operand("grad_k", &kernel.grad_k, d.keys, true)?;
     keys.operand("grad_v", &kernel.grad_v, d.keys, true)?;
@@ -123,6 +127,8 @@ struct Shader<'a> {
     variant: AttentionVariant,
     bindings: Bindings,
     hooks: String,
+    /// Whether all operands are arrays of aligned `vec4`s along the width.
+    wide: bool,
     /// Names of the operands that bodies load, with the rows that they have.
     loaded: Vec<(&'static str, usize)>,
 }
@@ -133,6 +139,8 @@ impl<'a> Shader<'a> {
         mask: Option<u32>,
         caps: &'a DeviceCaps,
         variant: AttentionVariant,
+        operands: &[&Operand],
+        words: &[u32],
     ) -> Result<Self, KernelError> {
         let elements = |time: usize| dims.batch.saturating_mul(dims.heads).saturating_mul(time);
         check_elements(WHAT, elements(dims.queries).saturating_mul(dims.width))?;
@@ -145,6 +153,14 @@ impl<'a> Shader<'a> {
         {
             return Err(KernelError::Inconsistent(format!("attention {dims:?}")));
         }
+        let aligned = |o: &Operand| {
+            let [batch, time, head, width] = [0, 1, 2, 3].map(|d| o.view.strides[d]);
+            width == 1 && [o.view.offset, batch, time, head].iter().all(|s| s % 4 == 0)
+        };
+        // A buffer is bound as one type: words that lie in an operand's buffer keep that from being one of `vec4`s.
+        let wide = matches!(variant, AttentionVariant::Rows { .. })
+            && dims.width.is_multiple_of(4)
+            && operands.iter().all(|o| aligned(o) && !words.contains(&o.arg) && mask != Some(o.arg));
         let mut bindings = Bindings::default();
         let (queries, keys) = (dims.queries, dims.keys);
         let mut hooks = format!(
@@ -181,7 +197,7 @@ impl<'a> Shader<'a> {
             }
         };
         let _ = writeln!(hooks, "fn there(batch: i32, key: i32) -> bool {{ return {there}; }}");
-        Ok(Shader { dims, caps, variant, bindings, hooks, loaded: Vec::new() })
+        Ok(Shader { dims, caps, variant, bindings, hooks, wide, loaded: Vec::new() })
     }
 
     /// Hooks for an operand: the address of `[batch, ., head, .]`, that of a row, and the elements from there.
@@ -194,25 +210,62 @@ impl<'a> Shader<'a> {
     ) -> Result<(), KernelError> {
         let [batch, time, head, width] = [0, 1, 2, 3].map(|d| integer(operand.view.strides[d]));
         let offset = integer(operand.view.offset);
-        let mut element = "0.0f".to_owned();
-        if rows > 0 {
-            let buffer = self.bindings.arg(operand.arg, "f32", writable)?;
-            element = format!("{buffer}[row + d * {width}]");
-        }
+        let (load, store) = if rows == 0 {
+            (format!("return {}(0.0f);", self.element()), None)
+        } else {
+            self.access(operand.arg, &width, writable)?
+        };
         let _ = write!(
             self.hooks,
             "fn base_{name}(batch: i32, head: i32) -> i32 {{ return {offset} + batch * {batch} + head * {head}; }}\n\
              fn row_{name}(base: i32, row: i32) -> i32 {{ return base + row * {time}; }}\n\
-             fn load_{name}(row: i32, d: i32) -> f32 {{ return {element}; }}\n",
+             fn load_{name}(row: i32, d: i32) -> {} {{ {load} }}\n",
+            self.element(),
         );
-        if writable && rows > 0 {
+        if let Some(store) = store.filter(|_| writable) {
             let _ = writeln!(
                 self.hooks,
-                "fn store_{name}(row: i32, d: i32, value: f32) {{ {element} = value; }}"
+                "fn store_{name}(row: i32, d: i32, value: {}) {{ {store} }}",
+                self.element(),
             );
         }
         self.loaded.push((name, rows));
         Ok(())
+    }
+
+    /// What bodies load and store at once: four columns without barriers, one in tiles.
+    fn element(&self) -> &'static str {
+        match self.variant {
+            AttentionVariant::Rows { .. } => "vec4<f32>",
+            AttentionVariant::Tiles { .. } => "f32",
+        }
+    }
+
+    /// Statements that load and store the element at column `d` of a row; past the last column they load zeros and store nothing.
+    fn access(
+        &mut self,
+        arg: u32,
+        stride: &str,
+        writable: bool,
+    ) -> Result<(String, Option<String>), KernelError> {
+        if self.wide {
+            let place = format!("{}[(row + d) / 4i]", self.bindings.arg(arg, "vec4<f32>", writable)?);
+            return Ok((format!("return {place};"), Some(format!("{place} = value;"))));
+        }
+        let buffer = self.bindings.arg(arg, "f32", writable)?;
+        if let AttentionVariant::Tiles { .. } = self.variant {
+            let place = format!("{buffer}[row + d * {stride}]");
+            return Ok((format!("return {place};"), Some(format!("{place} = value;"))));
+        }
+        let whole = self.dims.width.is_multiple_of(4);
+        let (mut load, mut store) = ("var value: vec4<f32>;".to_owned(), String::new());
+        for c in 0..4 {
+            let place = format!("{buffer}[row + (d + {c}i) * {stride}]");
+            let inside = if whole { String::new() } else { format!("if (d + {c}i < WIDTH) ") };
+            let _ = write!(load, " {inside}{{ value[{c}] = {place}; }}");
+            let _ = write!(store, " {inside}{{ {place} = value[{c}]; }}");
+        }
+        Ok((load + " return value;", Some(store)))
     }
 
     /// One word per query of each head: `load_` if it is loaded, else `store_`.
@@ -264,13 +317,11 @@ impl<'a> Shader<'a> {
         let grid = Grid::fold(total, self.caps.max_workgroups_per_dim)?;
         let (functions, body, subgroups) = match self.variant {
             AttentionVariant::Rows { rows, span } => {
-                // Two loops along the width; the more columns an iteration of the first takes, the longer the text.
+                // Two loops along the width, four columns at a time.
                 let steps = (across.div_ceil(span as usize) + 1).saturating_mul(inner_heads);
-                let width = self.dims.width;
-                let step = [2, 1].into_iter().find(|s| width.is_multiple_of(*s)).unwrap_or(1);
-                let iterations = steps.saturating_mul(1 + width / step + width).saturating_add(2 * width);
-                check_iterations(self.caps, WHAT, iterations)?;
-                self.rows_text(by_rows, rows, span, step)
+                let columns = self.dims.width.div_ceil(4);
+                check_iterations(self.caps, WHAT, (steps + 2).saturating_mul(1 + 2 * columns))?;
+                self.rows_text(by_rows, rows, span)
             }
             AttentionVariant::Tiles { block } => {
                 let steps = across.div_ceil(block as usize);
@@ -304,8 +355,8 @@ impl<'a> Shader<'a> {
     }
 
     /// Constants and body of the variant without barriers.
-    fn rows_text(&self, body: &str, rows: u32, span: u32, step: usize) -> (String, String, bool) {
-        let constants = [("ROWS", i64::from(rows)), ("SPAN", i64::from(span)), ("STEP", step as i64)];
+    fn rows_text(&self, body: &str, rows: u32, span: u32) -> (String, String, bool) {
+        let constants = [("ROWS", i64::from(rows)), ("SPAN", i64::from(span))];
         let mut functions = String::new();
         for (name, value) in constants {
             let _ = writeln!(functions, "const {name}: i32 = {value}i;");

@@ -1,8 +1,9 @@
-// Attention without barriers, for software adapters, on which every load costs the same and code is dear to compile.
-// Each lane owns ROWS queries; a step meets SPAN keys. Reads: per column of a step each lane loads its q, one element of k and of v
-// for every 8 keys, which the lanes share by broadcasts, and its part of the result, which grows in place. Writes: `store_out` once
-// per step and once at the end, `store_lse` once. Workgroup: 8 lanes, one subgroup, 8 ROWS queries of one head. Rows past the edge repeat
-// the last one and are not stored.
+// Attention without barriers, for software adapters, on which every load costs the same and code is dear to compile. A load
+// is a loop over the lanes there, which a vec4 pays once for four elements. Each lane owns ROWS queries; a step meets SPAN
+// keys. Reads: per four columns of a step each lane loads its q, one element of k and of v for every 8 keys, which the lanes
+// share by broadcasts, and its part of the result, which grows in place. Writes: `store_out` once per step and once at the
+// end, `store_lse` once. Workgroup: 8 lanes, one subgroup, 8 ROWS queries of one head. Rows past the edge repeat the last
+// one and are not stored.
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let number = group_number(group);
@@ -29,19 +30,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // One step at least, so that queries which see nothing get their zeros.
     for (var key0 = first; key0 < max(last, first + 1i); key0 += SPAN) {
         var score: array<array<f32, SPAN>, ROWS>;
-        for (var d0 = 0i; d0 < WIDTH; d0 += STEP) {
-            for (var u = 0i; u < STEP; u++) { // unroll
-                var q: array<f32, ROWS>;
-                for (var r = 0i; r < ROWS; r++) { // unroll
-                    q[r] = load_q(q_row[r], d0 + u);
-                }
-                for (var s = 0i; s < SPAN; s += 8i) { // unroll
-                    let mine_k = load_k(row_k(k_base, min(key0 + s + lane, KEYS - 1i)), d0 + u);
-                    for (var i = 0i; i < 8i; i++) { // unroll
-                        let x = subgroupBroadcast(mine_k, u32(i));
-                        for (var r = 0i; r < ROWS; r++) { // unroll
-                            score[r][s + i] += q[r] * x;
-                        }
+        for (var d = 0i; d < WIDTH; d += 4i) {
+            var q: array<vec4<f32>, ROWS>;
+            for (var r = 0i; r < ROWS; r++) { // unroll
+                q[r] = load_q(q_row[r], d);
+            }
+            for (var s = 0i; s < SPAN; s += 8i) { // unroll
+                let mine_k = load_k(row_k(k_base, min(key0 + s + lane, KEYS - 1i)), d);
+                for (var i = 0i; i < 8i; i++) { // unroll
+                    let x = subgroupBroadcast(mine_k, u32(i));
+                    for (var r = 0i; r < ROWS; r++) { // unroll
+                        score[r][s + i] += dot(q[r], x);
                     }
                 }
             }
@@ -63,10 +62,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 sum[r] += score[r][j];
             }
         }
-        for (var d = 0i; d < WIDTH; d++) {
-            var acc: array<f32, ROWS>;
+        for (var d = 0i; d < WIDTH; d += 4i) {
+            var acc: array<vec4<f32>, ROWS>;
             for (var r = 0i; r < ROWS; r++) { // unroll
-                acc[r] = select(load_out(out_row[r], d) * shrink[r], 0.0f, key0 == first);
+                acc[r] = select(load_out(out_row[r], d) * shrink[r], vec4<f32>(), key0 == first);
             }
             for (var s = 0i; s < SPAN; s += 8i) { // unroll
                 let mine_v = load_v(row_v(v_base, min(key0 + s + lane, KEYS - 1i)), d);
@@ -86,7 +85,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let row = row0 + 8i * r + lane;
         if (row < QUERIES) {
             let factor = share_of(sum[r]);
-            for (var d = 0i; d < WIDTH; d++) {
+            for (var d = 0i; d < WIDTH; d += 4i) {
                 store_out(out_row[r], d, load_out(out_row[r], d) * factor);
             }
             store_lse(batch, head, row, log_of(top[r], sum[r]));

@@ -1,8 +1,8 @@
-// The gradients of attention with respect to keys and values, without barriers.
-// Each lane owns ROWS keys; a step meets SPAN queries, those of the group's heads one after the other. Reads: per column of a step
-// each lane loads its k and v, one element of q and of the cotangent for every 8 queries (twice), which the lanes share by
-// broadcasts, and its part of the results, which grow in place. Writes: `store_grad_k`, `store_grad_v` once per step. Workgroup:
-// 8 lanes, one subgroup, 8 ROWS keys of one key head.
+// The gradients of attention with respect to keys and values, without barriers. A load is a loop over the lanes there, which
+// a vec4 pays once for four elements. Each lane owns ROWS keys; a step meets SPAN queries, those of the group's heads one
+// after the other. Reads: per four columns of a step each lane loads its k and v, one element of q and of the cotangent for
+// every 8 queries (twice), which the lanes share by broadcasts, and its part of the results, which grow in place. Writes:
+// `store_grad_k`, `store_grad_v` once per step. Workgroup: 8 lanes, one subgroup, 8 ROWS keys of one key head.
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let number = group_number(group);
@@ -33,24 +33,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var query0 = first; query0 < max(last, first + 1i); query0 += SPAN) {
             var score: array<array<f32, SPAN>, ROWS>;
             var slope: array<array<f32, SPAN>, ROWS>;
-            for (var d0 = 0i; d0 < WIDTH; d0 += STEP) {
-                for (var u = 0i; u < STEP; u++) { // unroll
-                    var k: array<f32, ROWS>;
-                    var v: array<f32, ROWS>;
-                    for (var r = 0i; r < ROWS; r++) { // unroll
-                        k[r] = load_k(k_row[r], d0 + u);
-                        v[r] = load_v(v_row[r], d0 + u);
-                    }
-                    for (var s = 0i; s < SPAN; s += 8i) { // unroll
-                        let mine_q = load_q(row_q(q_base, min(query0 + s + lane, QUERIES - 1i)), d0 + u);
-                        let mine_g = load_grad_out(row_grad_out(grad_out_base, min(query0 + s + lane, QUERIES - 1i)), d0 + u);
-                        for (var i = 0i; i < 8i; i++) { // unroll
-                            let x = subgroupBroadcast(mine_q, u32(i));
-                            let y = subgroupBroadcast(mine_g, u32(i));
-                            for (var r = 0i; r < ROWS; r++) { // unroll
-                                score[r][s + i] += k[r] * x;
-                                slope[r][s + i] += v[r] * y;
-                            }
+            for (var d = 0i; d < WIDTH; d += 4i) {
+                var k: array<vec4<f32>, ROWS>;
+                var v: array<vec4<f32>, ROWS>;
+                for (var r = 0i; r < ROWS; r++) { // unroll
+                    k[r] = load_k(k_row[r], d);
+                    v[r] = load_v(v_row[r], d);
+                }
+                for (var s = 0i; s < SPAN; s += 8i) { // unroll
+                    let mine_q = load_q(row_q(q_base, min(query0 + s + lane, QUERIES - 1i)), d);
+                    let mine_g = load_grad_out(row_grad_out(grad_out_base, min(query0 + s + lane, QUERIES - 1i)), d);
+                    for (var i = 0i; i < 8i; i++) { // unroll
+                        let x = subgroupBroadcast(mine_q, u32(i));
+                        let y = subgroupBroadcast(mine_g, u32(i));
+                        for (var r = 0i; r < ROWS; r++) { // unroll
+                            score[r][s + i] += dot(k[r], x);
+                            slope[r][s + i] += dot(v[r], y);
                         }
                     }
                 }
@@ -72,12 +70,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
             }
             let begin = query0 == first && head == kv_head * GROUP;
-            for (var d = 0i; d < WIDTH; d++) {
-                var acc_k: array<f32, ROWS>;
-                var acc_v: array<f32, ROWS>;
+            for (var d = 0i; d < WIDTH; d += 4i) {
+                var acc_k: array<vec4<f32>, ROWS>;
+                var acc_v: array<vec4<f32>, ROWS>;
                 for (var r = 0i; r < ROWS; r++) { // unroll
-                    acc_k[r] = select(load_grad_k(grad_k_row[r], d), 0.0f, begin);
-                    acc_v[r] = select(load_grad_v(grad_v_row[r], d), 0.0f, begin);
+                    acc_k[r] = select(load_grad_k(grad_k_row[r], d), vec4<f32>(), begin);
+                    acc_v[r] = select(load_grad_v(grad_v_row[r], d), vec4<f32>(), begin);
                 }
                 for (var s = 0i; s < SPAN; s += 8i) { // unroll
                     let mine_q = load_q(row_q(q_base, min(query0 + s + lane, QUERIES - 1i)), d);

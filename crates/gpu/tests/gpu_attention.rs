@@ -258,15 +258,7 @@ fn time_of_attention_on_the_gpu() {
         let program = program(&dims(heads, lengths, true, None, false), Layout::Packed);
         let flops: Vec<u64> = program.steps.iter().map(|s| s.kernel.flops()).collect();
         let inputs = inputs(&program);
-        for attention in [
-            variant(1, 16),
-            variant(2, 8),
-            variant(2, 16),
-            variant(2, 32),
-            variant(4, 8),
-            variant(4, 16),
-            None,
-        ] {
+        for attention in [variant(1, 16), variant(2, 8), variant(2, 16), None] {
             // A device of its own: shaders are compiled at their first dispatch.
             let device = GpuBackend::new().open_gpu("gpu:0").unwrap();
             let start = Instant::now();
@@ -281,7 +273,7 @@ fn time_of_attention_on_the_gpu() {
                 .collect();
             let mut best = [u64::MAX; 3];
             let mut first = None;
-            for _ in 0..25 {
+            for _ in 0..40 {
                 let out = executable.run(uploads.clone(), &[]).unwrap();
                 decode(DType::F32, &device.read(&out.results[1], DType::F32).unwrap().wait().unwrap());
                 first.get_or_insert(start.elapsed());
