@@ -218,6 +218,7 @@ fn open(
 /// The function, what its operands stand for (after the given ones, what it uses from outside), and the body's outputs.
 type Traced = (Function, Vec<Tensor>, Vec<Tensor>);
 
+/// The nodes stand in the order in which the body made them, so that one that goes chunk by chunk stays so.
 fn trace(
     name: &str,
     operands: &[Tensor],
@@ -230,6 +231,7 @@ fn trace(
         Tensor::apply("function", Op::Barrier, &[]).check()?;
     }
     let mut trace = Trace::with_inputs(operands, &outputs.iter().collect::<Vec<_>>(), until)?;
+    trace.sort()?;
     let wanted = outputs.iter().filter_map(|o| trace.node(o)).collect();
     trace.graph.set_outputs(wanted);
     let function = Function {

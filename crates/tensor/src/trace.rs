@@ -100,6 +100,27 @@ impl Trace {
         Ok(trace)
     }
 
+    /// Puts the nodes into the order in which their tensors were made.
+    ///
+    /// # Errors
+    /// Never: operands are made before what is computed from them.
+    pub(crate) fn sort(&mut self) -> Result<(), TensorError> {
+        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
+        order.sort_by_key(|&i| self.tensors[i].0.id);
+        let mut graph = Graph::new();
+        let mut map = vec![NodeId(0); order.len()];
+        for &old in &order {
+            let node = self.graph.node(NodeId(old as u32));
+            let inputs: smallvec::SmallVec<[NodeId; 3]> =
+                node.inputs.iter().map(|i| map[i.index()]).collect();
+            map[old] = graph.push(node.op.clone(), &inputs)?;
+        }
+        self.tensors = order.iter().map(|&i| self.tensors[i].clone()).collect();
+        self.nodes = self.tensors.iter().map(|t| t.0.id).zip((0..).map(NodeId)).collect();
+        self.graph = graph;
+        Ok(())
+    }
+
     /// The node of a traced tensor.
     pub(crate) fn node(&self, tensor: &Tensor) -> Option<NodeId> {
         self.nodes.get(&tensor.0.id).copied()
