@@ -4,6 +4,9 @@
 //! program: loss, gradients, clipping and update; afterwards the parameters hold their new values. Learning rate, decay and
 //! bias corrections are inputs of that program, so that it is compiled once for a whole run.
 //!
+//! The parameters of a group lie end to end in flat *arenas*, and so do their gradients and states: each [`Param`](wgrad_nn::Param) holds a
+//! slice. An update is one kernel for a whole arena, in place.
+//!
 //! ```no_run
 //! # fn example(model: &impl wgrad_nn::Module, loss: &wgrad_tensor::Tensor) -> Result<(), wgrad_optim::OptimError> {
 //! use wgrad_optim::{AdamW, AdamWConfig, Optimizer, Schedule, decay_matrices_only};
@@ -18,10 +21,13 @@
 #![forbid(unsafe_code)]
 
 mod adamw;
+mod arena;
 mod clip;
 mod error;
 mod groups;
+mod optimizer;
 mod rule;
+mod saved;
 mod schedule;
 mod sgd;
 mod state;
@@ -31,8 +37,9 @@ pub use adamw::{AdamW, AdamWConfig};
 pub use clip::{clip_coefficient, global_norm};
 pub use error::OptimError;
 pub use groups::{ParamGroup, all_parameters, decay_matrices_only};
+pub use optimizer::{Optimizer, StepOutcome};
 pub use rule::{Numbers, UpdateRule};
 pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdConfig};
 pub use state::OptimizerState;
-pub use stepper::{Optimizer, StepOutcome, Stepper};
+pub use stepper::Stepper;

@@ -3,7 +3,7 @@
 use wgrad_runtime::DeviceHandle;
 use wgrad_tensor::{DType, Tensor};
 
-/// The formula by which an optimizer changes one parameter. A new optimizer is one implementation of this trait;
+/// The formula by which an optimizer changes parameters, element by element. A new optimizer is one implementation of this trait;
 /// [`Stepper`](crate::Stepper) makes a full [`Optimizer`](crate::Optimizer) of it.
 pub trait UpdateRule {
     /// The rule's name in saved states.
@@ -17,6 +17,9 @@ pub trait UpdateRule {
 
     /// The new value of a parameter and its new states. `state` holds what [`UpdateRule::state_names`] lists, zeros before the
     /// first update; `n` holds what [`UpdateRule::numbers`] gave, as tensors of rank 0.
+    ///
+    /// All tensors are flat: they hold many parameters end to end, with zeros in gaps between them. So the new value of an element
+    /// must be a function of that element alone.
     fn update(
         &self,
         param: &Tensor,
