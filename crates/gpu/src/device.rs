@@ -1,8 +1,10 @@
 //! A wgpu device as wgrad sees it.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::Range,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,7 +13,7 @@ use std::{
 
 use wgpu::{CommandEncoderDescriptor, Features, PollType, Queue};
 use wgrad_ir::{DType, DeviceCaps, Program};
-use wgrad_kernels::Choices;
+use wgrad_kernels::{Choices, MatMulVariant};
 use wgrad_runtime::{
     Buffer, Device, DeviceError, DeviceInfo, DeviceStats, Executable, ProgramCache, Readback,
 };
@@ -22,6 +24,7 @@ use crate::{
     pipelines::Pipelines,
     pool::{Memory, Pool, Use, class},
     readback::GpuRead,
+    tune::Tuner,
 };
 
 /// What a device, its programs and its readbacks share.
@@ -34,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) faults: Faults,
     pub(crate) pool: Arc<Pool>,
     pub(crate) pipelines: Pipelines,
+    pub(crate) tuner: Tuner,
     /// The word to which kernels add 1 when an index was out of range.
     pub(crate) status: Memory,
     pub(crate) runs: AtomicU64,
@@ -95,6 +99,7 @@ impl GpuDevice {
         if let Some(buffer) = status.buffer() {
             queue.write_buffer(buffer, 0, &[0; 4]);
         }
+        let tuner = Tuner::new(&caps, &info);
         let shared = Shared {
             device,
             queue,
@@ -104,6 +109,7 @@ impl GpuDevice {
             faults,
             pool,
             pipelines: Pipelines::default(),
+            tuner,
             status,
             runs: AtomicU64::new(0),
             run_nanos: AtomicU64::new(0),
@@ -126,6 +132,28 @@ impl GpuDevice {
         choices: &Choices,
     ) -> Result<Arc<dyn Executable>, DeviceError> {
         Ok(Arc::new(GpuExecutable::new(self.shared.clone(), program, choices)?))
+    }
+
+    /// The variants of matrix products that were found by trying, by class of product: what a checkpoint keeps, so that a run
+    /// which continues computes the same bits.
+    pub fn tuning(&self) -> BTreeMap<String, String> {
+        self.shared.tuner.choices()
+    }
+
+    /// Uses these variants ([`GpuDevice::tuning`] of an earlier run) for programs prepared from now on.
+    ///
+    /// # Errors
+    /// One of them is none that this version knows; nothing has changed then.
+    pub fn set_tuning(&self, choices: &BTreeMap<String, String>) -> Result<(), DeviceError> {
+        let unknown =
+            |what| self.shared.misuse(format!("expected a variant of a matrix product, got `{what}`"));
+        self.shared.tuner.restore(choices).map_err(unknown)
+    }
+
+    /// Tries `candidates` for each new class of products, and remembers the fastest in `file`. Without candidates nothing is tried.
+    /// A device begins with the candidates that suit it, and a file in the user's cache folder; software adapters with none.
+    pub fn autotune(&self, candidates: &[MatMulVariant], file: Option<PathBuf>) {
+        self.shared.tuner.set(candidates.to_vec(), file);
     }
 
     /// Bytes as kernels see them: `bool` takes a word.

@@ -61,7 +61,9 @@ impl GpuExecutable {
         let mut dispatches = Vec::with_capacity(program.steps.len());
         for (n, step) in program.steps.iter().enumerate() {
             limits::check_step(&shared, &program, step)?;
-            let made = wgrad_kernels::generate(&step.kernel, &shared.caps, choices).map_err(|e| {
+            let mut choices = *choices;
+            choices.matmul = choices.matmul.or_else(|| shared.tuner.choose(&shared, &program, step));
+            let made = wgrad_kernels::generate(&step.kernel, &shared.caps, &choices).map_err(|e| {
                 DeviceError::Unsupported {
                     device: shared.info.id.clone(),
                     what: format!("kernel `{}` (step {n}): {e}", step.label),

@@ -15,6 +15,7 @@ mod pipelines;
 mod pool;
 mod readback;
 mod timers;
+mod tune;
 
 pub use backend::GpuBackend;
 pub use device::GpuDevice;

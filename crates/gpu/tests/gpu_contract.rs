@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Arg, Case, assert_close, device, load, node, noise, numbers};
+use wgrad_gpu::GpuBackend;
 use wgrad_ir::{
     BinaryOp, DType, Expr, ExprId, IndexMap, Kernel, MatMulKernel, Op, Operand, ReduceKernel, ReduceOp,
     Reduction, ScatterAddKernel, Shape, Store, View,
@@ -10,8 +11,13 @@ use wgrad_ir::{
 use wgrad_kernels::{Choices, MatMulVariant, ReduceVariant};
 use wgrad_runtime::Device;
 
-const REDUCE_VARIANTS: [ReduceVariant; 3] =
-    [ReduceVariant::Thread, ReduceVariant::Tree(64), ReduceVariant::Tree(256)];
+const REDUCE_VARIANTS: [ReduceVariant; 5] = [
+    ReduceVariant::Thread,
+    ReduceVariant::Tree(64),
+    ReduceVariant::Tree(256),
+    ReduceVariant::Column(1),
+    ReduceVariant::Column(8),
+];
 
 #[test]
 fn every_reduction_variant_agrees_with_the_definition() {
@@ -261,4 +267,52 @@ fn scatters_sum_repeated_ids_and_clear_the_rest() {
             assert_eq!(first, float.run(&device));
         }
     }
+}
+
+#[test]
+fn the_fastest_variant_is_found_by_trying_and_remembered() {
+    if device().is_none() {
+        return;
+    }
+    let open = || GpuBackend::new().open_gpu("gpu:0").unwrap();
+    let folder = std::env::temp_dir().join(format!("wgrad-tuning-{}", std::process::id()));
+    let file = folder.join("choices.txt");
+    let candidates =
+        [MatMulVariant::Direct { rows: 1, quads: 1 }, MatMulVariant::Direct { rows: 4, quads: 1 }];
+    let case = product(&[2], 60, 33, 20, [false, true], [false; 2]);
+
+    let first = open();
+    if first.caps().software {
+        case.run(&first);
+        assert!(first.tuning().is_empty(), "software adapters have a fixed choice");
+    }
+    first.autotune(&candidates, Some(file.clone()));
+    common::assert_close(&case.run(&first)[0], &case.reference()[0], 1e-5, 1e-5, "tuned");
+    let found = first.tuning();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["matmul f32 2x64x64x32 rows columns"]);
+    assert!(found.values().all(|v| ["direct 1 1", "direct 4 1"].contains(&v.as_str())), "{found:?}");
+
+    // Another process, as it were: it finds the file, and tries nothing.
+    let second = open();
+    second.autotune(&candidates, Some(file.clone()));
+    assert_eq!(second.tuning(), found);
+    let before = second.stats().runs;
+    case.run(&second);
+    assert_eq!(second.stats().runs, before + 1);
+
+    // A checkpoint's choices come first; what is no choice is refused.
+    let third = open();
+    let other = [("matmul f32 2x64x64x32 rows columns".to_owned(), "tiled 32".to_owned())];
+    third.set_tuning(&other.clone().into()).unwrap();
+    third.autotune(&candidates, Some(file.clone()));
+    case.run(&third);
+    assert_eq!(third.tuning(), other.into());
+    assert!(third.set_tuning(&[("matmul".to_owned(), "tiled 7".to_owned())].into()).is_err());
+
+    // A damaged file is no file.
+    std::fs::write(&file, "wgrad tuning 1\nnonsense\nmatmul f32\ttiled x\n").unwrap();
+    let fourth = open();
+    fourth.autotune(&candidates, Some(file));
+    assert!(fourth.tuning().is_empty());
+    std::fs::remove_dir_all(folder).unwrap();
 }
