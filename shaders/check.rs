@@ -63,6 +63,7 @@ mod tests {
         for (name, hooks, body) in [
             ("reduce/thread", reduce, include_str!("reduce/thread.wgsl")),
             ("reduce/tree", reduce, include_str!("reduce/tree.wgsl")),
+            ("reduce/column", reduce, include_str!("reduce/column.wgsl")),
             ("matmul/direct", matmul, include_str!("matmul/direct.wgsl")),
             ("matmul/subgroup", quads, include_str!("matmul/subgroup.wgsl")),
             ("matmul/tiled", matmul, include_str!("matmul/tiled.wgsl")),

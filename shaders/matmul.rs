@@ -5,7 +5,9 @@ use std::fmt::Write;
 mod epilogue;
 mod operands;
 
-use wgrad_ir::{DType, DeviceCaps, MatMulKernel, View};
+use wgrad_ir::{
+    DType, DeviceCaps, Expr, ExprId, ExprNode, Literal, MatMulKernel, ReduceKernel, ReduceOp, Reduction, View,
+};
 
 use crate::{
     Dispatch, KernelError,
@@ -46,17 +48,31 @@ pub(crate) fn generate(kernel: &MatMulKernel, caps: &DeviceCaps) -> Result<Vec<D
     generate_as(kernel, caps, choose(kernel, caps))
 }
 
+/// The column sums of B, as a reduction of its own.
+fn column_sums(kernel: &MatMulKernel, arg: u32, caps: &DeviceCaps) -> Result<Vec<Dispatch>, KernelError> {
+    let mut turned = kernel.b.view.clone();
+    let rank = turned.shape.rank();
+    turned.strides.swap(rank - 2, rank - 1);
+    turned.shape = kernel.batch.iter().copied().chain([kernel.n, kernel.k]).collect();
+    let load = Expr::Load { arg: kernel.b.arg, map: turned.into(), fill: Literal::zero(kernel.dtype) };
+    let sums = ReduceKernel {
+        outer: kernel.batch.iter().copied().chain([kernel.n]).collect(),
+        inner: [kernel.k].into(),
+        exprs: vec![ExprNode { expr: load, dtype: kernel.dtype }],
+        outs: vec![Reduction { op: ReduceOp::Sum, value: ExprId(0), arg }],
+    };
+    crate::reduce::generate(&sums, caps)
+}
+
 fn choose(kernel: &MatMulKernel, caps: &DeviceCaps) -> MatMulVariant {
     let batch = kernel.batch.elements();
     let tiles = |rows: usize, cols: usize| batch * kernel.m.div_ceil(rows) * kernel.n.div_ceil(cols);
     if caps.software || caps.max_workgroup_invocations < 256 {
         // Large tiles reuse more, but they must leave work for every core, and not hang over the edge.
         if caps.subgroup_size == 8 {
-            return match (kernel.m, kernel.n) {
-                (m, n) if m > 16 && n > 32 && tiles(16, 64) >= 4 => {
-                    MatMulVariant::Subgroup { rows: 16, quads: 2 }
-                }
-                (m, _) if m > 8 => MatMulVariant::Subgroup { rows: 16, quads: 1 },
+            return match kernel.m {
+                m if m > 16 && tiles(32, 32) >= 4 => MatMulVariant::Subgroup { rows: 32, quads: 1 },
+                m if m > 8 => MatMulVariant::Subgroup { rows: 16, quads: 1 },
                 _ => MatMulVariant::Subgroup { rows: 8, quads: 1 },
             };
         }
@@ -89,8 +105,9 @@ pub(crate) fn generate_as(
         other => return Err(KernelError::Inconsistent(format!("a matrix product of {other}"))),
     }
     let results = batches.saturating_mul(m).saturating_mul(n);
+    let sums = kernel.column_sums.map_or(Ok(Vec::new()), |arg| column_sums(kernel, arg, caps))?;
     if results == 0 {
-        return Ok(Vec::new());
+        return Ok(sums);
     }
     check_elements(WHAT, results)?;
     check_iterations(caps, WHAT, k)?;
@@ -157,13 +174,15 @@ pub(crate) fn generate_as(
         grid.number,
         unroll(body.text, &body.constants),
     );
-    Ok(vec![Dispatch {
+    let mut dispatches = vec![Dispatch {
         source: source.into(),
         bindings: emitter.bindings.into_list(),
         workgroups: grid.workgroups,
         workgroup_size: body.size,
         subgroups: matches!(variant, MatMulVariant::Subgroup { .. }),
-    }])
+    }];
+    dispatches.extend(sums);
+    Ok(dispatches)
 }
 
 /// What a variant brings to the text.

@@ -137,8 +137,10 @@ fn choose_team(caps: &DeviceCaps, rows: usize, steps: usize, phases: usize, shar
     if caps.software {
         // Barriers are dear where they are a switch between loops: a team pays only where invocations would stand idle, or
         // loop too often (see `check_iterations`).
-        let long = (phases + 1) * (steps + 12) > 60_000;
-        return if phases > 0 && (long || rows < 16 && steps >= 256) { most.min(64) } else { 1 };
+        // No invocation adds up more than some thousand elements in turn: rounding errors grow with their number.
+        let long = if phases > 0 { steps.div_ceil(2048).next_power_of_two() as u32 } else { 1 };
+        let idle = if phases > 0 && rows < 16 && steps >= 256 { 64 } else { 1 };
+        return long.max(idle).min(most);
     }
     // At least two steps for each; half a subgroup and less is not worth its idle lanes.
     (steps.div_ceil(2).next_power_of_two() as u32).clamp(8.min(most), most)

@@ -103,7 +103,21 @@ fn random(seed: u32) -> Case {
         stores.push(Store { arg: args.len() as u32, value, view });
         args.push(Arg::Out(exprs[value.index()].dtype, all));
     }
-    Case::new(Kernel::MatMul(MatMulKernel { batch, m, n, k, dtype: DType::F32, a, b, exprs, stores, column_sums: None }), args)
+    Case::new(
+        Kernel::MatMul(MatMulKernel {
+            batch,
+            m,
+            n,
+            k,
+            dtype: DType::F32,
+            a,
+            b,
+            exprs,
+            stores,
+            column_sums: None,
+        }),
+        args,
+    )
 }
 
 #[test]
@@ -155,7 +169,18 @@ fn the_parts_of_a_packed_projection_are_written_where_they_belong() {
     ];
     let a = Operand { arg: 0, view: view([m, k]) };
     let b = Operand { arg: 1, view: view([k, n]) };
-    let kernel = MatMulKernel { batch: Shape::scalar(), m, n, k, dtype: DType::F32, a, b, exprs, stores, column_sums: None };
+    let kernel = MatMulKernel {
+        batch: Shape::scalar(),
+        m,
+        n,
+        k,
+        dtype: DType::F32,
+        a,
+        b,
+        exprs,
+        stores,
+        column_sums: None,
+    };
     let args = vec![
         Arg::In(DType::F32, noise(m * k, 1)),
         Arg::In(DType::F32, noise(k * n, 2)),
