@@ -27,12 +27,14 @@ pub(crate) enum Value {
 
 /// A tape under evaluation on one thread.
 pub(crate) struct Frame<'a> {
-    tape: &'a Tape,
-    args: &'a Args<'a>,
-    values: SmallVec<[Value; 32]>,
-    scratch: Scratch,
+    pub(crate) tape: &'a Tape,
+    pub(crate) args: &'a Args<'a>,
+    pub(crate) values: SmallVec<[Value; 32]>,
+    pub(crate) scratch: Scratch,
     /// Elements of the current block.
-    len: usize,
+    pub(crate) len: usize,
+    /// Where the current block begins in its row, if rows are longer.
+    pub(crate) first: usize,
     /// The product's elements, where the kernel has any.
     product: *const u8,
 }
@@ -77,6 +79,7 @@ impl<'a> Frame<'a> {
             values: uniforms.iter().map(|&u| Value::Splat(u)).collect(),
             scratch: Scratch::new(tape.scratch),
             len: 0,
+            first: 0,
             product: std::ptr::null(),
         }
     }
@@ -113,7 +116,7 @@ impl<'a> Frame<'a> {
         self.tape.instrs[instr].dtype
     }
 
-    fn step(&mut self, instr: &Instr, start: usize, len: usize) -> Value {
+    pub(crate) fn step(&mut self, instr: &Instr, start: usize, len: usize) -> Value {
         let values = &self.values;
         let get = |i: usize| values[i];
         // Nothing to compute: the buffer's own elements, or one of them for all.
@@ -121,7 +124,8 @@ impl<'a> Frame<'a> {
             && matches!(instr.place, Place::Register(_))
             && let Some((first, step @ (0 | 1))) = path.single_run(start, len)
         {
-            return by_dtype!(instr.dtype, T => match step {
+            // One row: its values are operands of whole loops.
+            return by_dtype!(instr.dtype, T => match if len == 1 { 0 } else { step } {
                 0 => Value::Splat(self.args.read_part::<T>(*arg, first as usize, 1)[0].to_bits64()),
                 _ => Value::Elements(self.args.read_part::<T>(*arg, first as usize, len).as_ptr().cast()),
             });
@@ -134,6 +138,8 @@ impl<'a> Frame<'a> {
             Code::Load { .. } | Code::Index { .. } | Code::Random { .. } | Code::Gather { .. } => len == 1,
             _ => false,
         };
+        // What is kept for the whole row has all its elements.
+        let constant = constant && !instr.keeps;
         match (&instr.code, instr.place) {
             (Code::Product, _) => return Value::Elements(self.product),
             (Code::Spread(a), Place::Register(_)) if constant => return values[*a],
@@ -147,6 +153,7 @@ impl<'a> Frame<'a> {
                 // SAFETY: tasks evaluate disjoint ranges, and a result in this order has one writer per element.
                 Place::Result(arg, offset) => unsafe { self.args.out::<T>(arg).slice(offset + start, len) },
                 Place::Register(at) => {
+                    let at = if instr.keeps { at + self.first * size_of::<T>() } else { at };
                     assert!(at + len * size_of::<T>() <= self.scratch.bytes());
                     // SAFETY: within the scratch memory, aligned to 64 bytes, initialised; the tape gives an
                     // instruction a register that holds no value still needed, so no operand overlaps it.

@@ -6,6 +6,8 @@ use wgrad_ir::{DType, MatMulKernel, View};
 
 use crate::{
     args::{Args, Out},
+    column_sums::column_sums,
+    fold::Fold,
     frame::{self, Frame},
     ops::Element,
     product::{Combine, Matrix, product},
@@ -36,6 +38,8 @@ pub(crate) struct MatMulPlan {
     /// The operands of each product, in the order of results.
     products: Vec<(Matrix, Matrix)>,
     after: After,
+    /// The buffer that gets the column sums of the right operand.
+    column_sums: Option<u32>,
 }
 
 /// What becomes of the product.
@@ -74,6 +78,7 @@ impl MatMulPlan {
         // One right operand for all, and left ones that continue each other, make one tall product.
         if let [(a, b), rest @ ..] = products.as_slice()
             && !rest.is_empty()
+            && kernel.column_sums.is_none()
             && rest.iter().enumerate().all(|(i, (x, y))| {
                 y.offset == b.offset && x.offset == a.offset + a.rows * (m * (i + 1)) as i64
             })
@@ -81,7 +86,8 @@ impl MatMulPlan {
             m *= products.len();
             products.truncate(1);
         }
-        let after = if kernel.is_plain() {
+        let plain = MatMulKernel { column_sums: None, ..kernel.clone() }.is_plain();
+        let after = if plain {
             After::Result(kernel.stores[0].arg)
         } else {
             let wanted: Vec<usize> = kernel.stores.iter().map(|s| s.value.index()).collect();
@@ -91,7 +97,16 @@ impl MatMulPlan {
             After::Epilogue { tape, stores }
         };
         let operands = [kernel.a.arg, kernel.b.arg];
-        MatMulPlan { m, n: kernel.n, k: kernel.k, dtype: kernel.dtype, operands, products, after }
+        MatMulPlan {
+            m,
+            n: kernel.n,
+            k: kernel.k,
+            dtype: kernel.dtype,
+            operands,
+            products,
+            after,
+            column_sums: kernel.column_sums,
+        }
     }
 
     /// Nanoseconds on one core, roughly.
@@ -114,7 +129,11 @@ impl MatMulPlan {
         }
     }
 
-    fn typed<T: Element>(&self, args: &Args<'_>, zero: T, one: T) {
+    fn typed<T: Fold>(&self, args: &Args<'_>, zero: T, one: T) {
+        if let Some(sums) = self.column_sums {
+            let matrices: Vec<Matrix> = self.products.iter().map(|p| p.1).collect();
+            column_sums(args.out::<T>(sums), args.read::<T>(self.operands[1]), &matrices, (self.k, self.n));
+        }
         match &self.after {
             After::Result(arg) => self.plain(args, args.out::<T>(*arg), zero, one),
             After::Epilogue { tape, stores } => self.fused::<T>(args, tape, stores, zero, one),

@@ -43,6 +43,9 @@ impl RowPlan {
             return;
         }
         let uniforms = frame::uniforms(&self.tape, args);
+        if !self.tape.passes.is_empty() {
+            return self.long(args, &uniforms);
+        }
         let block = self.tape.block;
         let blocks = self.elements.div_ceil(block);
         let tasks = threads::tasks_for(self.cost()).min(blocks);
@@ -54,6 +57,21 @@ impl RowPlan {
                 let len = block.min(self.elements - start);
                 frame.eval(start, len);
                 self.stores.put(args, &frame, start, len);
+            }
+        });
+    }
+
+    /// Rows longer than a block.
+    fn long(&self, args: &Args<'_>, uniforms: &[u64]) {
+        let rows = self.elements / self.tape.row;
+        let tasks = threads::tasks_for(self.cost()).min(rows);
+        threads::for_each(tasks, &|task| {
+            let mut frame = Frame::new(&self.tape, args, uniforms);
+            for row in rows * task / tasks..rows * (task + 1) / tasks {
+                frame.eval_row(row, |frame, pass, start, len| {
+                    self.stores.put_part(args, frame, pass, start, len);
+                });
+                self.stores.put_row(args, &frame, row);
             }
         });
     }

@@ -39,6 +39,8 @@ struct StorePlan {
     by_row: bool,
     /// Length of a row.
     row: usize,
+    /// The pass over a long row in which the value is there.
+    pass: usize,
 }
 
 impl Stores {
@@ -49,7 +51,14 @@ impl Stores {
             let by_row = outer.is_some_and(|outer| store.view.shape == *outer)
                 && tape.instrs[tape.of_expr[value]].span != Span::Elements;
             let value = if by_row { tape.of_expr[value] } else { tape.elements_of(value) };
-            StorePlan { arg: store.arg, value, path: Path::of_view(&store.view), by_row, row: tape.row }
+            StorePlan {
+                arg: store.arg,
+                value,
+                path: Path::of_view(&store.view),
+                by_row,
+                row: tape.row,
+                pass: tape.instrs[value].pass,
+            }
         };
         Stores(
             stores
@@ -75,6 +84,20 @@ impl Stores {
             None => 0.5,
         };
         0.1 + self.0.iter().map(one).sum::<f64>()
+    }
+
+    /// Stores the elements `[start, start + len)` of a part of a long row, as far as a pass has evaluated them.
+    pub(crate) fn put_part(&self, args: &Args<'_>, frame: &Frame<'_>, pass: usize, start: usize, len: usize) {
+        for store in self.0.iter().filter(|s| !s.by_row && s.pass == pass) {
+            by_dtype!(frame.dtype(store.value), T => put::<T>(args, store, start, len, frame.value(store.value)));
+        }
+    }
+
+    /// Stores the values that a long row has once, when all its passes are done.
+    pub(crate) fn put_row(&self, args: &Args<'_>, frame: &Frame<'_>, row: usize) {
+        for store in self.0.iter().filter(|s| s.by_row) {
+            by_dtype!(frame.dtype(store.value), T => put::<T>(args, store, row, 1, frame.value(store.value)));
+        }
     }
 
     /// Stores the elements `[start, start + len)`, which the frame has just evaluated.

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use smallvec::SmallVec;
 use wgrad_ir::{BinaryOp, CompareOp, DType, Expr, ExprNode, IndexMap, RandomKind, ReduceOp, UnaryOp};
 
-use crate::walk::Path;
+use crate::{
+    long_row::{self, LONG, Pass},
+    walk::Path,
+};
 
 /// Elements that are evaluated at once. The registers of a kernel stay within the first- and second-level caches, and the cost
 /// of choosing a loop is spread over enough elements.
@@ -59,7 +62,7 @@ impl Code {
         matches!(self, Code::Load { .. } | Code::Index { .. } | Code::Random { .. } | Code::Gather { .. })
     }
 
-    fn operands(&self) -> SmallVec<[usize; 3]> {
+    pub(crate) fn operands(&self) -> SmallVec<[usize; 3]> {
         match *self {
             Code::Const(_)
             | Code::Scalar(_)
@@ -107,6 +110,10 @@ pub(crate) struct Instr {
     pub(crate) from: DType,
     pub(crate) span: Span,
     pub(crate) place: Place,
+    /// In which pass over a long row it is evaluated.
+    pub(crate) pass: usize,
+    /// Whether later passes need it, so that its register holds the whole row.
+    pub(crate) keeps: bool,
 }
 
 impl Instr {
@@ -125,8 +132,10 @@ pub(crate) struct Tape {
     pub(crate) scratch: usize,
     /// Length of the blocks in which to evaluate.
     pub(crate) block: usize,
-    /// Length of a row, where the kernel has rows: blocks are whole rows then.
+    /// Length of a row, where the kernel has rows: blocks are whole rows then, or parts of one.
     pub(crate) row: usize,
+    /// The passes over each row, where rows are long.
+    pub(crate) passes: Vec<Pass>,
     /// Nanoseconds per element on one core, roughly: enough to decide on threads.
     pub(crate) cost: f64,
 }
@@ -150,7 +159,7 @@ impl Tape {
             build.push(e, node, &path, Span::Elements, uses);
         }
         let block = block_length(&build.instrs);
-        build.finish(block, 1, uses)
+        build.finish(block, 1, Vec::new(), uses)
     }
 
     /// Compiles the expressions of rows of `row` elements, evaluated in blocks of whole rows. `constant` says which are the same
@@ -173,9 +182,16 @@ impl Tape {
         for &e in spread {
             build.spread(build.of_expr[e]);
         }
+        if row > LONG {
+            let wanted: Vec<usize> = uses.wanted.iter().map(|&w| build.of_expr[w]).collect();
+            let spread = wanted.iter().filter_map(|w| build.spread.get(w).copied());
+            let wanted: Vec<usize> = wanted.iter().copied().chain(spread).collect();
+            let passes = long_row::passes(&mut build.instrs, &wanted);
+            return build.finish(row.div_ceil(row.div_ceil(2 * BLOCK)), row, passes, uses);
+        }
         // Several short rows make a block.
         let block = (BLOCK / row).max(1) * row;
-        build.finish(block, row, uses)
+        build.finish(block, row, Vec::new(), uses)
     }
 
     /// The instruction that has the value of an expression for all elements.
@@ -255,7 +271,8 @@ impl Build {
         let from = code.operands().first().map_or(node.dtype, |&o| self.instrs[o].dtype);
         let span = if uniform { Span::Uniform } else { span };
         self.of_expr.push(self.instrs.len());
-        self.instrs.push(Instr { code, dtype: node.dtype, from, span, place: Place::Register(0) });
+        let place = Place::Register(0);
+        self.instrs.push(Instr { code, dtype: node.dtype, from, span, place, pass: 0, keeps: false });
     }
 
     /// The elements of a value that is the same along rows.
@@ -266,12 +283,12 @@ impl Build {
         }
         *self.spread.entry(from).or_insert_with(|| {
             let (code, span, place) = (Code::Spread(from), Span::Elements, Place::Register(0));
-            self.instrs.push(Instr { code, dtype, from: dtype, span, place });
+            self.instrs.push(Instr { code, dtype, from: dtype, span, place, pass: 0, keeps: false });
             self.instrs.len() - 1
         })
     }
 
-    fn finish(mut self, block: usize, row: usize, uses: &Uses<'_>) -> Tape {
+    fn finish(mut self, block: usize, row: usize, passes: Vec<Pass>, uses: &Uses<'_>) -> Tape {
         let scratch = self.allocate(block, row, uses);
         let weight = |i: &Instr| match i.span {
             Span::Uniform => 0.0,
@@ -279,16 +296,25 @@ impl Build {
             Span::Elements => 1.0,
         };
         let cost = self.instrs.iter().map(|i| cost(i) * weight(i)).sum::<f64>() + 0.05;
-        Tape { instrs: self.instrs, of_expr: self.of_expr, scratch, block, row, cost }
+        Tape { instrs: self.instrs, of_expr: self.of_expr, scratch, block, row, passes, cost }
     }
 
     /// Gives every varying value a register, reusing those whose value has been used for the last time.
     fn allocate(&mut self, block: usize, row: usize, uses: &Uses<'_>) -> usize {
         let instrs = &mut self.instrs;
-        let mut last_use: Vec<usize> = (0..instrs.len()).collect();
+        // The order of evaluation, and where in it each value is used last.
+        let mut order: Vec<usize> = (0..instrs.len()).collect();
+        order.sort_by_key(|&i| (instrs[i].pass, row > LONG && instrs[i].span == Span::Elements));
+        let mut last_use = vec![0; instrs.len()];
+        for (at, &i) in order.iter().enumerate() {
+            last_use[i] = last_use[i].max(at);
+            for operand in instrs[i].code.operands() {
+                last_use[operand] = last_use[operand].max(at);
+            }
+        }
         for (i, instr) in instrs.iter().enumerate() {
-            for operand in instr.code.operands() {
-                last_use[operand] = i;
+            if instr.keeps {
+                last_use[i] = usize::MAX;
             }
         }
         for &w in uses.wanted {
@@ -300,18 +326,25 @@ impl Build {
         let direct: HashMap<usize, (u32, usize)> =
             uses.direct.iter().map(|(&e, &to)| (self.of_expr[e], to)).collect();
         let size = |instr: &Instr| {
-            let elements = if instr.span == Span::Rows { block / row } else { block };
+            let elements = match instr.span {
+                Span::Rows => block.div_ceil(row),
+                _ if instr.keeps => row,
+                _ => block,
+            };
             (elements * instr.dtype.host_bytes()).next_multiple_of(64)
         };
         let mut free: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut end = 0;
-        for i in 0..instrs.len() {
+        for (at, i) in order.into_iter().enumerate() {
             if !instrs[i].is_uniform() && !matches!(instrs[i].code, Code::Product) {
                 instrs[i].place = match direct.get(&i) {
                     Some(&(arg, offset)) if instrs[i].span == Span::Elements => Place::Result(arg, offset),
                     _ => {
                         let bytes = size(&instrs[i]);
-                        Place::Register(free.get_mut(&bytes).and_then(Vec::pop).unwrap_or_else(|| {
+                        // What is kept over the passes must not lie where an earlier block's values come again.
+                        let used =
+                            if instrs[i].keeps { None } else { free.get_mut(&bytes).and_then(Vec::pop) };
+                        Place::Register(used.unwrap_or_else(|| {
                             end += bytes;
                             end - bytes
                         }))
@@ -324,12 +357,12 @@ impl Build {
             operands.sort_unstable();
             operands.dedup();
             for o in operands {
-                if last_use[o] == i
+                if last_use[o] == at
                     && !instrs[o].is_uniform()
                     && !matches!(instrs[o].code, Code::Product)
-                    && let Place::Register(at) = instrs[o].place
+                    && let Place::Register(register) = instrs[o].place
                 {
-                    free.entry(size(&instrs[o])).or_default().push(at);
+                    free.entry(size(&instrs[o])).or_default().push(register);
                 }
             }
         }

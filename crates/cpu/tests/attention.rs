@@ -133,12 +133,17 @@ proptest! {
 }
 
 #[test]
-fn attention_over_many_blocks_equals_its_definition() {
-    for (queries, keys, window, causal) in
-        [(300, 300, None, true), (130, 600, None, false), (300, 300, Some(70), true)]
-    {
-        let spec = AttentionSpec { causal, window, masked: true, scale: Literal::from_f64(DType::F32, 2.0) };
-        let dims = AttentionDims { batch: 1, heads: 2, kv_heads: 1, queries, keys, width: 8, spec };
+fn attention_over_many_blocks_and_wide_heads_equals_its_definition() {
+    let cases = [
+        (300, 300, None, true, 8),
+        (130, 600, None, false, 8),
+        (300, 300, Some(70), true, 8),
+        (20, 30, None, true, 256),
+    ];
+    for (queries, keys, window, causal, width) in cases {
+        let scale = Literal::from_f64(DType::F32, if width == 8 { 2.0 } else { 0.1 });
+        let spec = AttentionSpec { causal, window, masked: true, scale };
+        let dims = AttentionDims { batch: 1, heads: 2, kv_heads: 1, queries, keys, width, spec };
         check_both(&mut Draw(7), dims).unwrap();
     }
 }
