@@ -16,7 +16,7 @@ use crate::{
 mod body;
 mod compact;
 
-use body::{Body, Kind, Level, absorb, extents, join_reductions, over};
+use body::{Body, Kind, Level, absorb, extents, join_column_sums, join_reductions, over};
 pub use compact::drop_dead_stores;
 
 /// Kernels of more expressions than this do not grow further.
@@ -38,6 +38,7 @@ pub fn merge(
     let mut m = Merger {
         layout,
         options,
+        column_sums: caps.max_workgroup_invocations <= 1,
         max_args: caps.max_bindings.saturating_sub(2).min(MAX_ARGS),
         out: Vec::with_capacity(kernels.len()),
         writer: FxHashMap::default(),
@@ -70,6 +71,8 @@ pub fn merge(
 struct Merger<'a> {
     layout: &'a Layout<'a>,
     options: &'a Options,
+    /// Whether products take the column sums of their right operand along.
+    column_sums: bool,
     max_args: usize,
     out: Vec<NodeKernel>,
     writer: FxHashMap<NodeId, usize>,
@@ -110,12 +113,23 @@ impl Merger<'_> {
     }
 
     fn join(&self, host: &NodeKernel, kernel: &NodeKernel, guest: &Body) -> Option<NodeKernel> {
+        if self.options.epilogues
+            && self.column_sums
+            && let Some(merged) = join_column_sums(host, kernel)
+        {
+            return (merged.args.len() <= self.max_args).then_some(merged);
+        }
         if self.options.rows
             && let Some(merged) = join_reductions(host, kernel)
         {
             return (merged.args.len() <= self.max_args).then_some(merged);
         }
         let body = Body::of(&host.kernel)?;
+        // Column sums are no value of the epilogue.
+        let at_hand = |n: NodeId| body.stores.iter().any(|s| host.args[s.arg as usize].node() == Some(n));
+        if kernel.read().any(|n| host.written().any(|w| w == n) && !at_hand(n)) {
+            return None;
+        }
         if body.exprs.len() + guest.exprs.len() > MAX_EXPRS {
             return None;
         }

@@ -282,6 +282,43 @@ pub(super) fn join_reductions(a: &NodeKernel, b: &NodeKernel) -> Option<NodeKern
     Some(NodeKernel { kernel: Kernel::Reduce(kernel), args, ops })
 }
 
+/// A sum over the rows of a product's right operand, joined to the product: the gradient of a bias beside that of its weight.
+pub(super) fn join_column_sums(host: &NodeKernel, guest: &NodeKernel) -> Option<NodeKernel> {
+    let (Kernel::MatMul(product), Kernel::Reduce(sum)) = (&host.kernel, &guest.kernel) else { return None };
+    let ([out], None) = (sum.outs.as_slice(), product.column_sums) else { return None };
+    let Expr::Load { arg, map, .. } = &sum.exprs[out.value.index()].expr else { return None };
+    let (node, b) = (guest.args[*arg as usize].node(), &product.b);
+    if out.op != wgrad_ir::ReduceOp::Sum || node.is_none() || node != host.args[b.arg as usize].node() {
+        return None;
+    }
+    // The reduction's space as `[n, k]`, which finds the elements where the operand as `[k, n]` does.
+    let outer = sum.outer.rank();
+    let (columns, rows) = (product.n * product.batch.elements(), product.k);
+    if product.batch.elements() != 1
+        || sum.outer.elements() != columns
+        || sum.inner.elements() != rows
+        || outer > map.outer().shape.rank()
+    {
+        return None;
+    }
+    let found = over(map, &[columns, rows].into())?;
+    let (found, rank) = (found.single()?, b.view.shape.rank());
+    let wanted = (b.view.strides[rank - 1], b.view.strides[rank - 2]);
+    let same = |extent: usize, x: i64, y: i64| extent == 1 || x == y;
+    if found.mask.is_some()
+        || found.offset != b.view.offset
+        || !same(columns, found.strides[0], wanted.0)
+        || !same(rows, found.strides[1], wanted.1)
+    {
+        return None;
+    }
+    let mut args = host.args.clone();
+    args.push(guest.args[out.arg as usize]);
+    let kernel = wgrad_ir::MatMulKernel { column_sums: Some(args.len() as u32 - 1), ..product.clone() };
+    let ops = host.ops.iter().chain(&guest.ops).copied().collect();
+    Some(NodeKernel { kernel: Kernel::MatMul(kernel), args, ops })
+}
+
 /// A space's extents without those of one, for comparing spaces that differ in nothing else.
 pub(super) fn extents(space: &[usize]) -> SmallVec<[usize; 6]> {
     space.iter().copied().filter(|&d| d != 1).collect()

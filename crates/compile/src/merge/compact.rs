@@ -32,7 +32,10 @@ fn compact(kernel: &mut NodeKernel) {
     let (exprs, stores, operands) = match &mut kernel.kernel {
         Kernel::Map(k) => (&mut k.exprs, &mut k.stores, Vec::new()),
         Kernel::Row(k) => (&mut k.exprs, &mut k.stores, Vec::new()),
-        Kernel::MatMul(k) => (&mut k.exprs, &mut k.stores, vec![&mut k.a.arg, &mut k.b.arg]),
+        Kernel::MatMul(k) => {
+            let operands = [&mut k.a.arg, &mut k.b.arg].into_iter().chain(k.column_sums.as_mut()).collect();
+            (&mut k.exprs, &mut k.stores, operands)
+        }
         _ => return,
     };
     let mut live = vec![false; exprs.len()];
