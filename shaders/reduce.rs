@@ -105,7 +105,9 @@ fn choose(kernel: &ReduceKernel, caps: &DeviceCaps, columns: bool) -> ReduceVari
         let size = wanted.next_power_of_two().min(most as usize) as u32;
         ReduceVariant::Tree(if size.is_power_of_two() { size } else { size.next_power_of_two() / 2 })
     };
-    if columns && inner > 0 {
+    // Software walks down one strip of columns after the other: where they do not stay in the cache, narrow strips are better.
+    let cached = !caps.software || outer.saturating_mul(inner) <= 1 << 18 || inner > 60_000;
+    if columns && inner > 0 && cached {
         // Enough invocations for a real GPU; on software, barriers cost more than they bring unless columns are few.
         let parts = match (caps.software, outer, inner) {
             (true, ..16, 4096..) => 16,

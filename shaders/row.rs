@@ -140,7 +140,10 @@ fn choose_team(caps: &DeviceCaps, rows: usize, steps: usize, phases: usize, shar
         // No invocation adds up more than some thousand elements in turn: rounding errors grow with their number.
         let long = if phases > 0 { steps.div_ceil(2048).next_power_of_two() as u32 } else { 1 };
         let idle = if phases > 0 && rows < 16 && steps >= 256 { 64 } else { 1 };
-        return long.max(idle).min(most);
+        // Members walk one after the other: the farther they are apart, the more each misses the cache. Very long rows need more
+        // of them all the same (see `check_iterations`).
+        let apart = if steps > 1_000_000 { most } else { most.min(64) };
+        return long.max(idle).min(apart);
     }
     // At least two steps for each; half a subgroup and less is not worth its idle lanes.
     (steps.div_ceil(2).next_power_of_two() as u32).clamp(8.min(most), most)
