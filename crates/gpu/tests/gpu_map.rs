@@ -419,3 +419,40 @@ fn grids_beyond_one_dimension_cover_every_element() {
     let got = case.run(&device);
     assert!(got[0].iter().enumerate().all(|(i, &v)| v == i as f64));
 }
+
+#[test]
+fn moments_and_weights_are_updated_in_place_whole_or_in_part() {
+    let Some(device) = device() else { return };
+    // Elements one by one, in fours, and the first columns of wider rows.
+    for (n, stride) in [(13, 13), (16, 16), (12, 20)] {
+        let space = Shape::from([3, n]);
+        let view = View {
+            shape: space.clone(),
+            strides: [stride as i64, 1].into_iter().collect(),
+            offset: 0,
+            mask: None,
+        };
+        let binary = |op, a, b| node(Expr::Binary(op, ExprId(a), ExprId(b)), DType::F32);
+        let exprs = vec![
+            load(0, IndexMap::contiguous(space), DType::F32),
+            load(1, view.clone(), DType::F32),
+            load(2, view.clone(), DType::F32),
+            binary(BinaryOp::Add, 1, 0),
+            binary(BinaryOp::Mul, 3, 0),
+            binary(BinaryOp::Sub, 2, 4),
+        ];
+        let stores = vec![
+            Store { arg: 1, value: ExprId(3), view: view.clone() },
+            Store { arg: 2, value: ExprId(5), view: view.clone() },
+        ];
+        let args = vec![
+            Arg::In(DType::F32, noise(3 * n, 1)),
+            Arg::Update(DType::F32, noise(3 * stride, 2)),
+            Arg::Update(DType::F32, noise(3 * stride, 3)),
+        ];
+        let case = Case::new(Kernel::Map(MapKernel { space: view.shape.clone(), exprs, stores }), args);
+        let (got, want) = (case.run(&device), case.reference());
+        assert_close(&got[0], &want[0], 1e-7, 1e-7, "moments");
+        assert_close(&got[1], &want[1], 1e-7, 1e-7, "weights");
+    }
+}
