@@ -345,10 +345,17 @@ impl SelfAttention {
     fn forward(&self, x_btc: &Tensor, key_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
         let [b, t, c] = x_btc.dims::<3>();
         let (h, d) = (self.n_head, c / self.n_head);
-        let qkv_3bhtd = self.c_attn.forward(x_btc).reshape([b, t, 3, h, d]).permute(&[2, 0, 3, 1, 4]);
-        let part = |index: usize| qkv_3bhtd.narrow(0, index, 1).squeeze(0);
+        let qkv_btn = self.c_attn.forward(x_btc);
+        let part =
+            |index: usize| qkv_btn.narrow(-1, index * c, c).reshape([b, t, h, d]).permute(&[0, 2, 1, 3]);
         let (q_bhtd, k_bhtd, v_bhtd) = (part(0), part(1), part(2));
-        let options = Attention { causal: true, key_mask, scale: Some(self.scale), dropout: self.attn_pdrop };
+        let options = Attention {
+            causal: true,
+            key_mask,
+            scale: Some(self.scale),
+            dropout: self.attn_pdrop,
+            ..Attention::default()
+        };
         let y_bhtd = scaled_dot_product_attention(&q_bhtd, &k_bhtd, &v_bhtd, &options, ctx);
         let y_btc = y_bhtd.permute(&[0, 2, 1, 3]).reshape([b, t, c]);
         self.resid_dropout.forward(&self.c_proj.forward(&y_btc), ctx)

@@ -1,6 +1,6 @@
 //! Losses.
 
-use wgrad_tensor::Tensor;
+use wgrad_tensor::{Shape, Tensor};
 
 /// The mean of `-log softmax(logits)[target]`, in nats, over all positions, or over those whose target is not `ignore_index`.
 ///
@@ -14,23 +14,11 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: Option<i32
     let [positions @ .., classes] = logits.shape().dims() else {
         return logits.invalid("cross_entropy", "expects logits [.., classes], got a scalar");
     };
-    if logits.error().is_none() && targets.error().is_none() {
-        if positions != targets.shape().dims() {
-            let message = format!(
-                "expects logits [.., classes] and targets [..] of the same leading extents, got {} and {}",
-                logits.shape(),
-                targets.shape()
-            );
-            return logits.invalid("cross_entropy", message);
-        }
-        if let Some((low, high)) = targets.int_range() {
-            // The ignored value may be the one that sticks out.
-            let counts = |target: i64| ignore_index.is_none_or(|ignored| target != i64::from(ignored));
-            if low < 0 && counts(low) || high >= *classes as i64 && counts(high) {
-                let message = format!("targets lie in {low}..={high}, but there are {classes} classes");
-                return logits.invalid("cross_entropy", message);
-            }
-        }
+    if logits.error().is_none()
+        && targets.error().is_none()
+        && let Some(message) = misfit(positions, *classes, targets, ignore_index)
+    {
+        return logits.invalid("cross_entropy", message);
     }
     let zero = Tensor::constant(0.0, dtype, device);
     let targets = targets.unsqueeze(-1);
@@ -44,6 +32,27 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: Option<i32
         None => Tensor::constant(targets.elements() as f64, dtype, device),
     };
     hit.where_(&logits.log_softmax(-1), &zero).sum_all().neg().div(&count)
+}
+
+/// Why targets do not fit logits of these leading extents and classes.
+pub(super) fn misfit(
+    positions: &[usize],
+    classes: usize,
+    targets: &Tensor,
+    ignore_index: Option<i32>,
+) -> Option<String> {
+    if positions != targets.shape().dims() {
+        let logits: Shape = positions.iter().chain([&classes]).copied().collect();
+        return Some(format!(
+            "expects logits [.., classes] and targets [..] of the same leading extents, got {logits} and {}",
+            targets.shape()
+        ));
+    }
+    let (low, high) = targets.int_range()?;
+    // The ignored value may be the one that sticks out.
+    let counts = |target: i64| ignore_index.is_none_or(|ignored| target != i64::from(ignored));
+    let bad = low < 0 && counts(low) || high >= classes as i64 && counts(high);
+    bad.then(|| format!("targets lie in {low}..={high}, but there are {classes} classes"))
 }
 
 /// The mean of `(prediction - target)²` over all elements; the two are of one shape.

@@ -1,6 +1,8 @@
 //! Layers and losses as functions of tensors, without parameters of their own; names as in `torch.nn.functional`.
 
 mod attention;
+mod known;
+mod linear_cross_entropy;
 mod loss;
 
 use wgrad_ir::Shape;
@@ -9,6 +11,7 @@ use wgrad_tensor::Tensor;
 use crate::Context;
 
 pub use attention::{Attention, causal_mask, scaled_dot_product_attention};
+pub use linear_cross_entropy::linear_cross_entropy;
 pub use loss::{cross_entropy, mse_loss};
 
 /// `x Φ(x)`, exact.

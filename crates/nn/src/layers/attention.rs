@@ -46,9 +46,11 @@ impl CausalSelfAttention {
             let message = format!("{h} heads do not divide the width of the input {}", x_btc.shape());
             return x_btc.invalid("causal_self_attention", message);
         }
-        let qkv_3bhtd = self.c_attn.forward(x_btc).reshape([b, t, 3, h, c / h]).permute(&[2, 0, 3, 1, 4]);
-        let part = |index: usize| qkv_3bhtd.narrow(0, index, 1).squeeze(0);
-        let options = Attention { causal: true, key_mask, scale: None, dropout: self.attn_dropout };
+        let qkv_btn = self.c_attn.forward(x_btc);
+        let part =
+            |index: usize| qkv_btn.narrow(-1, index * c, c).reshape([b, t, h, c / h]).permute(&[0, 2, 1, 3]);
+        let options =
+            Attention { causal: true, key_mask, dropout: self.attn_dropout, ..Attention::default() };
         let y_bhtd = scaled_dot_product_attention(&part(0), &part(1), &part(2), &options, ctx);
         let y_btc = y_bhtd.permute(&[0, 2, 1, 3]).reshape([b, t, c]);
         self.resid_dropout.forward(&self.c_proj.forward(&y_btc), ctx)
