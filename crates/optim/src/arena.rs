@@ -5,6 +5,7 @@
 
 use wgrad_ir::Arg;
 use wgrad_nn::Param;
+use wgrad_runtime::DeviceError;
 use wgrad_tensor::{Shape, Tensor, TensorError, eval};
 
 /// Elements that parts start at multiples of: 32-bit and wider ones are aligned there.
@@ -173,7 +174,7 @@ pub(crate) fn build(mut members: Vec<Member>, states: &[&str]) -> Result<Vec<Are
     }
     let mut arenas: Vec<Arena> = chunks.into_iter().filter_map(lay_out).collect();
     let wanted: Vec<&Tensor> = arenas.iter().flat_map(tensors).collect();
-    eval(&wanted)?;
+    eval(&wanted).map_err(|error| with_name(error, &arenas))?;
     for arena in &mut arenas {
         arena.value = arena.value.to_leaf()?.named(&arena.name);
         for part in &mut arena.parts {
@@ -186,6 +187,18 @@ pub(crate) fn build(mut members: Vec<Member>, states: &[&str]) -> Result<Vec<Are
         arena.sum = arena.sum.as_ref().map(Tensor::to_leaf).transpose()?;
     }
     Ok(arenas)
+}
+
+/// Says which parameter is beyond a device's limit: only one that has an arena of its own can be.
+pub(crate) fn with_name(mut error: TensorError, arenas: &[Arena]) -> TensorError {
+    if let TensorError::Device(DeviceError::TooLarge { tensor, buffer: Some(_), bytes, .. }) = &mut error {
+        let stored =
+            |value: &Tensor| (value.elements() * value.device().caps().storage_bytes(value.dtype())) as u64;
+        if let Some(arena) = arenas.iter().find(|arena| stored(&arena.value) == *bytes) {
+            *tensor = format!("`{}`", arena.name);
+        }
+    }
+    error
 }
 
 /// Values, states and gathered gradients.
@@ -220,13 +233,20 @@ fn lay_out(chunk: Vec<Member>) -> Option<Arena> {
     let (first, last) = (chunk.first()?, chunk.last()?);
     let name = if chunk.len() == 1 { first.name.clone() } else { format!("{} to {}", first.name, last.name) };
     let (group, steps) = (first.group, first.steps);
-    let value = join(chunk.iter().map(|m| flat(&m.value)));
+    // One alone would stay a view of what it is copied from.
+    let alone = chunk.len() == 1;
+    let lay = |parts: &mut dyn Iterator<Item = Tensor>| {
+        let flat = join(parts);
+        if alone { flat.detach() } else { flat }
+    };
+    let value = lay(&mut chunk.iter().map(|m| flat(&m.value)));
     let states = first.state.as_ref().map(Vec::len);
     let state = states.map(|count| {
-        let nth = |i| join(chunk.iter().filter_map(|m| Some(flat(m.state.as_ref()?.get(i)?))));
+        let nth = |i| lay(&mut chunk.iter().filter_map(|m| Some(flat(m.state.as_ref()?.get(i)?))));
         (0..count).map(nth).collect()
     });
     let sums: Option<Vec<Tensor>> = chunk.iter().map(|m| m.sum.as_ref().map(flat)).collect();
+    let sum = sums.map(|sums| lay(&mut sums.into_iter()));
     let mut end = 0_usize;
     let part = |m: Member| {
         let offset = end.next_multiple_of(STRIDE);
@@ -235,7 +255,7 @@ fn lay_out(chunk: Vec<Member>) -> Option<Arena> {
         Part { index: m.index, name: m.name, param: m.param, bound: m.value, shape, offset }
     };
     let parts = chunk.into_iter().map(part).collect();
-    Some(Arena { group, steps, parts, value, state, sum: sums.map(|s| join(s.into_iter())), name })
+    Some(Arena { group, steps, parts, value, state, sum, name })
 }
 
 /// Flat tensors end to end, each from a multiple of [`STRIDE`] on, with zeros in between.

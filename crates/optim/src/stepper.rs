@@ -1,13 +1,16 @@
 //! The machinery that all optimizers share: one training step as one program.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    slice,
+};
 
 use wgrad_nn::Param;
 use wgrad_tensor::{DType, Donation, Tensor, eval_donating, grad_allow_unused};
 
 use crate::{
     Numbers, OptimError, Optimizer, OptimizerState, ParamGroup, StepOutcome, UpdateRule,
-    arena::{Arena, Member, Part, build},
+    arena::{Arena, Member, Part, build, with_name},
     clip::{clip_coefficient, global_norm},
     saved,
 };
@@ -162,7 +165,8 @@ impl<R: UpdateRule> Stepper<R> {
                 let zeros = Tensor::zeros(value.shape(), value.dtype(), value.device());
                 zeros.realize().map(|()| zeros)
             };
-            let state = names.iter().map(zeros).collect::<Result<Vec<_>, _>>()?;
+            let state = names.iter().map(zeros).collect::<Result<Vec<_>, _>>();
+            let state = state.map_err(|error| with_name(error, slice::from_ref(arena)))?;
             arena.put_state(names, &state);
         }
         Ok(())
@@ -221,7 +225,7 @@ impl<R: UpdateRule> Stepper<R> {
         leaves.extend(sums);
         holders.extend(&leaves);
         let donation = Donation { leaves: &leaves, holders: &holders, by: "the optimizer's step" };
-        Ok(eval_donating(&wanted, &donation)?)
+        Ok(eval_donating(&wanted, &donation).map_err(|error| with_name(error, &self.arenas))?)
     }
 
     /// Whether a step with these gradients changes something.
