@@ -164,9 +164,14 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
     let inlined = inline::inline(graph, caps, options.kernels)?;
     debug_verify(&inlined)?;
     let simple = simplify::simplify(&inlined, options.simplify)?;
-    let simple = if options.rematerialize { remat::rematerialize(&simple)? } else { simple };
+    let simple = if options.rematerialize {
+        remat::rematerialize(&simple, &made(&simple, caps, options))?
+    } else {
+        simple
+    };
     debug_verify(&simple)?;
-    let simple = if options.schedule { schedule::schedule(&simple)? } else { simple };
+    let simple =
+        if options.schedule { schedule::schedule(&simple, &made(&simple, caps, options))? } else { simple };
     debug_verify(&simple)?;
     let simple = simplify::drop_barriers(&simple)?;
     let simple = if options.simplify { concat::concat_pieces(&simple)? } else { simple };
@@ -192,6 +197,11 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
         verify_program(&program)?;
     }
     Ok(program)
+}
+
+/// Which nodes kernels will write, as far as fusion decides it.
+fn made(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Vec<bool> {
+    fuse::realized(graph, caps, options, &[]).realized
 }
 
 fn debug_verify(graph: &Graph) -> Result<(), IrError> {

@@ -89,7 +89,11 @@ impl Merger<'_> {
         let after = |node: NodeId| self.writer.get(&node).copied();
         let earliest = kernel.read().filter_map(after).max().unwrap_or(0);
         let first = earliest.max(self.out.len().saturating_sub(LOOK_BACK));
-        for (at, host) in self.out.iter().enumerate().skip(first).rev() {
+        // The latest one, so that values live shortly; but rather a product that it follows than a map beside it.
+        let products = |at: &usize| matches!(self.out[*at].kernel, Kernel::MatMul(_));
+        let latest = (first..self.out.len()).rev();
+        for at in latest.clone().filter(products).chain(latest.filter(|at| !products(at))) {
+            let host = &self.out[at];
             let shares = kernel.read().any(|n| host.args.iter().any(|a| a.node() == Some(n)));
             if !shares || self.collides(host, kernel) {
                 continue;

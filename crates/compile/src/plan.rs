@@ -65,48 +65,29 @@ pub fn plan(
         program.outputs.push(OutputSpec { source, shape: node.shape.clone(), dtype: node.dtype });
     }
 
-    let mut last_use: FxHashMap<NodeId, usize> = FxHashMap::default();
-    for (step, kernel) in kernels.iter().enumerate() {
-        for node in kernel.args.iter().filter_map(|a| a.node()) {
-            last_use.insert(layout.owner(node).0, step);
-        }
-    }
-    let mut pool = Pool { temps: Vec::new(), free: Vec::new(), reuse: options.reuse_memory };
+    let lives = Lives::of(layout, &kernels, &place, bytes_of);
+    let assigned = lives.assign(options.reuse_memory, &mut program.temps);
     let mut steps: Vec<(Vec<Arg>, String)> = Vec::with_capacity(kernels.len());
     for (step, kernel) in kernels.iter().enumerate() {
-        let mut scratch = Vec::new();
         let mut args = Vec::with_capacity(kernel.args.len());
-        for arg in &kernel.args {
+        for (position, arg) in kernel.args.iter().enumerate() {
             args.push(match *arg {
                 NodeArg::Node(node) => {
                     let (owner, offset) = layout.owner(node);
-                    let buffer =
-                        *place.entry(owner).or_insert_with(|| BufferRef::Temp(pool.take(bytes_of(owner))));
+                    let temp = || BufferRef::Temp(assigned[&Tenant::Node(owner)]);
+                    let buffer = place.get(&owner).copied().unwrap_or_else(temp);
                     let offset = (offset * caps.storage_bytes(graph.node(node).dtype)) as u64;
                     Arg { buffer, offset, bytes: bytes_of(node) }
                 }
                 NodeArg::Scratch(words) => {
+                    let temp = assigned[&Tenant::Scratch(step, position)];
                     let bytes = (words * DType::U32.host_bytes()) as u64;
-                    let temp = pool.take(bytes);
-                    scratch.push(temp);
                     Arg { buffer: BufferRef::Temp(temp), offset: 0, bytes }
                 }
             });
         }
-        let mut freed = Vec::new();
-        for node in kernel.args.iter().filter_map(|a| a.node()) {
-            let (owner, _) = layout.owner(node);
-            if let (true, Some(BufferRef::Temp(temp))) = (last_use[&owner] == step, place.get(&owner))
-                && !freed.contains(temp)
-            {
-                freed.push(*temp);
-            }
-        }
-        pool.free.extend(freed);
-        pool.free.extend(scratch);
         steps.push((args, kernel.label()));
     }
-    program.temps = pool.temps;
     let shared = share(kernels.into_iter().map(|k| k.kernel));
     program.steps =
         shared.into_iter().zip(steps).map(|(kernel, (args, label))| Step { kernel, args, label }).collect();
@@ -235,32 +216,74 @@ fn interface(graph: &Graph, caps: &DeviceCaps) -> Program {
     program
 }
 
-/// Scratch buffers, and which of them are free at the step being planned.
-struct Pool {
-    temps: Vec<u64>,
-    free: Vec<u32>,
-    reuse: bool,
+/// What needs scratch memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Tenant {
+    /// A realized node.
+    Node(NodeId),
+    /// An argument of a step.
+    Scratch(usize, usize),
 }
 
-impl Pool {
-    /// A buffer of at least `bytes`: the smallest free one that is large enough, else the largest free one, grown.
-    fn take(&mut self, bytes: u64) -> u32 {
-        let sized = |temp: &u32| self.temps[*temp as usize];
-        let fitting =
-            self.free.iter().enumerate().filter(|(_, t)| sized(t) >= bytes).min_by_key(|(_, t)| sized(t));
-        let chosen =
-            fitting.or_else(|| self.free.iter().enumerate().max_by_key(|(_, t)| sized(t))).map(|(i, _)| i);
-        match chosen.filter(|_| self.reuse) {
-            Some(index) => {
-                let temp = self.free.swap_remove(index);
-                let size = &mut self.temps[temp as usize];
-                *size = (*size).max(bytes);
-                temp
-            }
-            None => {
-                self.temps.push(bytes);
-                self.temps.len() as u32 - 1
+/// Who needs scratch memory, how much, and from which step to which.
+struct Lives(Vec<(Tenant, u64, (usize, usize))>);
+
+impl Lives {
+    fn of(
+        layout: &Layout<'_>,
+        kernels: &[NodeKernel],
+        place: &FxHashMap<NodeId, BufferRef>,
+        bytes_of: impl Fn(NodeId) -> u64,
+    ) -> Self {
+        let mut lives: Vec<(Tenant, u64, (usize, usize))> = Vec::new();
+        let mut known: FxHashMap<NodeId, usize> = FxHashMap::default();
+        for (step, kernel) in kernels.iter().enumerate() {
+            for (position, arg) in kernel.args.iter().enumerate() {
+                match *arg {
+                    NodeArg::Scratch(words) => {
+                        let bytes = (words * DType::U32.host_bytes()) as u64;
+                        lives.push((Tenant::Scratch(step, position), bytes, (step, step)));
+                    }
+                    NodeArg::Node(node) => {
+                        let (owner, _) = layout.owner(node);
+                        if place.contains_key(&owner) {
+                            continue;
+                        }
+                        let at = *known.entry(owner).or_insert_with(|| {
+                            lives.push((Tenant::Node(owner), bytes_of(owner), (step, step)));
+                            lives.len() - 1
+                        });
+                        lives[at].2.1 = step;
+                    }
+                }
             }
         }
+        Lives(lives)
+    }
+
+    /// A buffer for each tenant: the largest first, each into the smallest buffer whose tenants are gone or not there yet.
+    fn assign(mut self, reuse: bool, temps: &mut Vec<u64>) -> FxHashMap<Tenant, u32> {
+        // Large ones first: so a buffer's size is that of its first tenant. Equal ones stay in the order of their lives.
+        self.0.sort_by_key(|(_, bytes, life)| (std::cmp::Reverse(*bytes), *life));
+        let mut lives: Vec<Vec<(usize, usize)>> = Vec::new();
+        let mut assigned = FxHashMap::default();
+        for (tenant, bytes, life) in self.0 {
+            let free = |l: &Vec<(usize, usize)>| l.iter().all(|o| o.1 < life.0 || life.1 < o.0);
+            // Of buffers of one size, the one that is left shortest before.
+            let idle = |l: &Vec<(usize, usize)>| {
+                l.iter().filter(|o| o.1 < life.0).map(|o| life.0 - o.1).min().unwrap_or(usize::MAX)
+            };
+            let found = (0..lives.len())
+                .filter(|&t| reuse && free(&lives[t]))
+                .min_by_key(|&t| (temps[t], idle(&lives[t])));
+            let temp = found.unwrap_or_else(|| {
+                lives.push(Vec::new());
+                temps.push(bytes);
+                lives.len() - 1
+            });
+            lives[temp].push(life);
+            assigned.insert(tenant, temp as u32);
+        }
+        assigned
     }
 }

@@ -12,13 +12,13 @@ use crate::schedule::{Cone, cone};
 /// As many contractions must lie between two uses to be worth it.
 const FAR: usize = 4;
 
-/// The graph with such activations computed twice.
+/// The graph with such activations computed twice; `made` says which nodes kernels will write.
 ///
 /// # Errors
 /// Never for a valid graph.
-pub fn rematerialize(graph: &Graph) -> Result<Graph, IrError> {
-    let index = Index::new(graph);
-    let mut plans: Vec<Plan> = graph.ids().filter_map(|id| plan(graph, &index, id)).collect();
+pub fn rematerialize(graph: &Graph, made: &[bool]) -> Result<Graph, IrError> {
+    let index = Index::new(graph, made);
+    let mut plans: Vec<Plan> = graph.ids().filter_map(|id| plan(graph, made, &index, id)).collect();
     if plans.is_empty() {
         return Ok(graph.clone());
     }
@@ -82,7 +82,7 @@ struct Index {
 const MAX_PRODUCTS: usize = 4;
 
 impl Index {
-    fn new(graph: &Graph) -> Self {
+    fn new(graph: &Graph, made: &[bool]) -> Self {
         let count = graph.nodes().len();
         let mut index = Index {
             products: vec![SmallVec::new(); count],
@@ -107,6 +107,11 @@ impl Index {
                 }
                 let mut all: SmallVec<[NodeId; 2]> = SmallVec::new();
                 for i in &node.inputs {
+                    // What a kernel writes is read, not computed again.
+                    let is_dot = matches!(graph.node(*i).op, Op::Dot);
+                    if made[i.index()] && !is_dot {
+                        continue;
+                    }
                     for &p in &index.products[i.index()] {
                         if !all.contains(&p) && all.len() < MAX_PRODUCTS {
                             all.push(p);
@@ -135,7 +140,7 @@ fn base(graph: &Graph, mut id: NodeId) -> NodeId {
     id
 }
 
-fn plan(graph: &Graph, index: &Index, id: NodeId) -> Option<Plan> {
+fn plan(graph: &Graph, made: &[bool], index: &Index, id: NodeId) -> Option<Plan> {
     let node = graph.node(id);
     let readers = &index.readers[id.index()];
     let (&first, &last) = (readers.first()?, readers.last()?);
@@ -145,7 +150,7 @@ fn plan(graph: &Graph, index: &Index, id: NodeId) -> Option<Plan> {
         return None;
     }
     let elements = node.shape.elements();
-    let Cone { roots, virtual_nodes } = cone(graph, id)?;
+    let Cone { roots, virtual_nodes } = cone(graph, made, id)?;
     let mut whole = roots.iter().filter(|r| 2 * graph.node(**r).shape.elements() > elements);
     let (&product, None) = (whole.next()?, whole.next()) else { return None };
     let is_dot = |n: NodeId| matches!(graph.node(n).op, Op::Dot);
@@ -158,6 +163,7 @@ fn plan(graph: &Graph, index: &Index, id: NodeId) -> Option<Plan> {
             |p: &NodeId| *p != product && p.0 > first.0 && graph.node(*p).shape.elements() == elements;
         first.0 < n.0
             && n.0 < last.0
+            && made[n.index()]
             && graph.node(n).shape.elements() == elements
             && index.products[n.index()].iter().any(newer)
     })?;

@@ -9,11 +9,11 @@ use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 use wgrad_ir::{Graph, IrError, NodeId, Op};
 
-/// The graph with its nodes in a better order.
+/// The graph with its nodes in a better order; `made` says which nodes kernels will write.
 ///
 /// # Errors
 /// Never for a valid graph.
-pub fn schedule(graph: &Graph) -> Result<Graph, IrError> {
+pub fn schedule(graph: &Graph, made: &[bool]) -> Result<Graph, IrError> {
     let count = graph.nodes().len();
     // Where each node runs: right after the node that stood there, in the old order.
     let mut slot: Vec<u32> = (0..count as u32).collect();
@@ -22,7 +22,7 @@ pub fn schedule(graph: &Graph) -> Result<Graph, IrError> {
         if !matches!(node.op, Op::Dot | Op::Reduce { .. } | Op::ScatterAdd { .. }) {
             continue;
         }
-        let Some(cone) = cone(graph, id) else { continue };
+        let Some(cone) = cone(graph, made, id) else { continue };
         let given = |n: &NodeId| matches!(graph.node(*n).op, Op::Input { .. });
         let bytes = |n: NodeId| graph.node(n).shape.elements() * graph.node(n).dtype.host_bytes();
         let frees: usize = cone.roots.iter().filter(|r| !given(r)).map(|&r| bytes(r)).sum();
@@ -52,7 +52,7 @@ pub fn schedule(graph: &Graph) -> Result<Graph, IrError> {
 
 /// What a node is computed from without kernels in between.
 pub(crate) struct Cone {
-    /// The nodes that other kernels make, or the caller gives.
+    /// The nodes that other kernels make, or the caller gives; barriers.
     pub(crate) roots: Vec<NodeId>,
     /// Elementwise nodes and movements between them and the node.
     pub(crate) virtual_nodes: Vec<NodeId>,
@@ -62,13 +62,14 @@ pub(crate) struct Cone {
 const MAX_CONE: usize = 200;
 
 /// The cone of a node; nothing where it is large. Barriers end it.
-pub(crate) fn cone(graph: &Graph, id: NodeId) -> Option<Cone> {
+pub(crate) fn cone(graph: &Graph, made: &[bool], id: NodeId) -> Option<Cone> {
     let mut cone = Cone { roots: Vec::new(), virtual_nodes: Vec::new() };
     let mut seen: FxHashSet<NodeId> = FxHashSet::default();
     let mut open: Vec<NodeId> = graph.node(id).inputs.to_vec();
     while let Some(n) = open.pop() {
         let op = &graph.node(n).op;
         match op {
+            _ if made[n.index()] => cone.roots.push(n),
             Op::Barrier => cone.roots.push(n),
             Op::Const(_) | Op::Scalar { .. } | Op::Iota { .. } | Op::Random { .. } => {
                 // Made inside of kernels; they move along.
