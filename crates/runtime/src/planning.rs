@@ -1,6 +1,7 @@
 //! A device that plans and runs nothing: what a step will need, before anything is computed.
 
 use std::{
+    collections::HashMap,
     fmt,
     ops::Range,
     sync::{
@@ -19,8 +20,9 @@ use crate::{
 /// A device with the capabilities of another one that allocates and computes nothing. Buffers have a size and no memory, and
 /// read as zeros; programs are compiled, checked against the limits and counted. What lives when, is known to the byte.
 ///
-/// Its [`DeviceStats::peak_bytes`] are what must be there at once; a real device holds as much in the first step, and later
-/// perhaps some free memory in its pool.
+/// As real devices do, it keeps what is no longer used for buffers of the same size, and its [`DeviceStats`] count that too, though
+/// without the bound that real pools have. [`PlanningDevice::peak_live_bytes`] leaves it out: idle memory goes back to the system
+/// where there is no other.
 pub struct PlanningDevice {
     shared: Arc<Shared>,
     caps: DeviceCaps,
@@ -50,12 +52,42 @@ struct Shared {
     copied_inputs: AtomicU64,
 }
 
-/// Counters of memory that is not there.
+/// Memory that is not there.
 #[derive(Default)]
-struct Memory {
-    live: AtomicU64,
-    peak: AtomicU64,
-    allocations: AtomicU64,
+struct Memory(Mutex<Counters>);
+
+#[derive(Default)]
+struct Counters {
+    live: u64,
+    peak_live: u64,
+    /// Bytes taken from the system: what is alive, and what has been and waits to be used again.
+    pooled: u64,
+    peak_pooled: u64,
+    /// Free allocations by size.
+    free: HashMap<u64, u64>,
+    allocations: u64,
+}
+
+impl Memory {
+    fn take(&self, bytes: u64) {
+        let mut c = lock(&self.0);
+        match c.free.get_mut(&bytes) {
+            Some(count) if *count > 0 => *count -= 1,
+            _ => {
+                c.pooled += bytes;
+                c.allocations += 1;
+            }
+        }
+        c.live += bytes;
+        c.peak_live = c.peak_live.max(c.live);
+        c.peak_pooled = c.peak_pooled.max(c.pooled);
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let mut c = lock(&self.0);
+        c.live -= bytes;
+        *c.free.entry(bytes).or_default() += 1;
+    }
 }
 
 /// An allocation that is counted until it is dropped.
@@ -66,7 +98,7 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.memory.live.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.memory.give_back(self.bytes);
     }
 }
 
@@ -74,9 +106,7 @@ impl Shared {
     fn hold(&self, bytes: u64) -> Held {
         let bytes = self.model.as_ref().map_or(bytes, |device| device.allocation_bytes(bytes));
         let memory = self.memory.clone();
-        let live = memory.live.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        memory.peak.fetch_max(live, Ordering::Relaxed);
-        memory.allocations.fetch_add(1, Ordering::Relaxed);
+        memory.take(bytes);
         Held { bytes, memory }
     }
 
@@ -119,10 +149,21 @@ impl PlanningDevice {
         std::mem::take(&mut *lock(&self.shared.runs))
     }
 
-    /// Forgets the peak so far: it counts anew from what is alive now.
-    pub fn reset_peak(&self) {
-        let live = self.shared.memory.live.load(Ordering::Relaxed);
-        self.shared.memory.peak.store(live, Ordering::Relaxed);
+    /// Bytes of what is alive.
+    pub fn live_bytes(&self) -> u64 {
+        lock(&self.shared.memory.0).live
+    }
+
+    /// Largest [`PlanningDevice::live_bytes`] so far: what must be there.
+    pub fn peak_live_bytes(&self) -> u64 {
+        lock(&self.shared.memory.0).peak_live
+    }
+
+    /// Gives back what nothing uses, and forgets the peaks so far: they count anew from what is alive now.
+    pub fn reset_peaks(&self) {
+        let mut c = lock(&self.shared.memory.0);
+        c.free.clear();
+        (c.pooled, c.peak_live, c.peak_pooled) = (c.live, c.live, c.live);
     }
 }
 
@@ -189,13 +230,13 @@ impl Device for PlanningDevice {
 
     fn stats(&self) -> DeviceStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (shared, memory) = (&self.shared, &self.shared.memory);
+        let (shared, memory) = (&self.shared, lock(&self.shared.memory.0));
         DeviceStats {
             runs: load(&shared.run_count),
             dispatches: load(&shared.dispatches),
-            allocations: load(&memory.allocations),
-            allocated_bytes: load(&memory.live),
-            peak_bytes: load(&memory.peak),
+            allocations: memory.allocations,
+            allocated_bytes: memory.pooled,
+            peak_bytes: memory.peak_pooled,
             copied_inputs: load(&shared.copied_inputs),
             ..DeviceStats::default()
         }
@@ -239,7 +280,7 @@ impl Executable for Planned {
             .unwrap_or_else(|| program.temps.iter().map(|&bytes| shared.hold(bytes)).collect::<Vec<_>>());
         lock(&shared.runs).push(PlannedRun {
             program: self.program.clone(),
-            live_bytes: shared.memory.live.load(Ordering::Relaxed),
+            live_bytes: lock(&shared.memory.0).live,
             scratch_bytes: scratch.iter().map(|held| held.bytes).sum(),
         });
         if shared.info.kind != DeviceKind::Cpu {
@@ -367,10 +408,11 @@ mod tests {
         let x = device.upload(&[0; 400], DType::F32).unwrap();
         let executable = device.prepare(copy(100, false)).unwrap();
         let out = executable.run(vec![x.clone()], &[]).unwrap();
-        assert_eq!(device.stats().allocated_bytes, 800);
-        assert_eq!(device.stats().peak_bytes, 864);
+        assert_eq!(device.live_bytes(), 800);
+        assert_eq!(device.peak_live_bytes(), 864);
         drop((x, out));
-        assert_eq!(device.stats().allocated_bytes, 0);
+        assert_eq!(device.live_bytes(), 0);
+        assert_eq!(device.stats().allocated_bytes, 864);
         let runs = device.take_runs();
         assert_eq!((runs.len(), runs[0].live_bytes, runs[0].scratch_bytes), (1, 864, 64));
     }
@@ -382,10 +424,20 @@ mod tests {
         for _ in 0..2 {
             let x = device.upload(&[0; 400], DType::F32).unwrap();
             drop(executable.run(vec![x], &[]).unwrap());
-            assert_eq!(device.stats().allocated_bytes, 64);
+            assert_eq!(device.live_bytes(), 64);
         }
         drop(executable);
-        assert_eq!(device.stats().allocated_bytes, 0);
+        assert_eq!(device.live_bytes(), 0);
+    }
+
+    #[test]
+    fn memory_that_is_free_is_used_again_by_buffers_of_its_size() {
+        let device = device(DeviceKind::Cpu);
+        drop(device.upload(&[0; 400], DType::F32).unwrap());
+        let _again = device.upload(&[0; 400], DType::F32).unwrap();
+        assert_eq!((device.stats().allocations, device.stats().peak_bytes), (1, 400));
+        let _other = device.upload(&[0; 80], DType::F32).unwrap();
+        assert_eq!((device.stats().allocations, device.stats().peak_bytes), (2, 480));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct MemoryPlan {
     pub parameters: u64,
     /// What the optimizer keeps for each of them.
     pub optimizer_state: u64,
-    /// Gradients of weights: those that lie in the program's scratch when most of it is in use, and sums over micro-batches.
+    /// Gradients of weights: the most of the program's scratch that they take at once, and sums over micro-batches.
     pub gradients: u64,
     /// The rest of the program's scratch: what the backward pass needs of the forward pass, and what kernels hand to each other.
     pub activations: u64,
@@ -28,17 +28,23 @@ pub struct MemoryPlan {
 }
 
 impl Planner {
-    pub(super) fn memory(&self, peak: u64, fullest: Option<&PlannedRun>, tokens: usize) -> MemoryPlan {
+    /// Tells apart what is held at the fullest moment; `resident` bytes of it stay from step to step.
+    pub(super) fn memory(
+        &self,
+        peak: u64,
+        resident: u64,
+        fullest: Option<&PlannedRun>,
+        tokens: usize,
+    ) -> MemoryPlan {
         let device = &*self.device;
-        let model = self.learner.model();
         let allocated = |bytes: u64| device.allocation_bytes(bytes);
-        let parameters: u64 = model
-            .named_parameters()
-            .iter()
-            .map(|(_, param)| allocated(tensor_bytes(device, &param.tensor())))
-            .sum();
-        let state = self.learner.optimizer_tensors();
-        let optimizer_state = state.iter().map(|t| allocated(tensor_bytes(device, t))).sum();
+        // Weights and states lie in common buffers, of which each has its share.
+        let named = self.learner.model().named_parameters();
+        let weights: u64 = named.iter().map(|(_, param)| tensor_bytes(device, &param.tensor())).sum();
+        let states: u64 = self.learner.optimizer_tensors().iter().map(|t| tensor_bytes(device, t)).sum();
+        let share = u128::from(resident) * u128::from(weights) / u128::from((weights + states).max(1));
+        let parameters = share as u64;
+        let optimizer_state = resident - parameters;
         let ids = (tokens * device.caps().storage_bytes(DType::I32)) as u64;
         let batch = 2 * allocated(ids);
         let scratch = fullest.map_or(0, |run| run.scratch_bytes);
@@ -58,17 +64,21 @@ impl Planner {
     }
 }
 
-/// A tensor in scratch memory: `(first step, last step, bytes, whether an update of an input reads it)`.
+/// A tensor, or a part of one, in scratch memory.
 struct Life {
     buffer: u32,
     offset: u64,
     bytes: u64,
+    /// The step that writes it, and the last one that reads it.
     first: usize,
     last: usize,
+    /// Whether another one lies there by now.
+    over: bool,
+    /// Whether a step that updates an input of the size of what it reads reads it.
     updates: bool,
 }
 
-/// Bytes of the tensors that updates of inputs read, when most scratch memory is in use.
+/// The most bytes that tensors which updates of inputs read take at once.
 fn gradients_in_scratch(program: &Program) -> u64 {
     let mut lives: Vec<Life> = Vec::new();
     for (n, step) in program.steps.iter().enumerate() {
@@ -82,28 +92,23 @@ fn gradients_in_scratch(program: &Program) -> u64 {
         for (a, arg) in step.args.iter().enumerate() {
             let BufferRef::Temp(buffer) = arg.buffer else { continue };
             let end = arg.offset + arg.bytes;
+            let there = |l: &&mut Life| {
+                l.buffer == buffer && !l.over && l.offset < end && arg.offset < l.offset + l.bytes
+            };
             if step.kernel.reads(a as u32) {
-                let read = lives
-                    .iter_mut()
-                    .filter(|l| l.buffer == buffer && l.offset < end && arg.offset < l.offset + l.bytes);
-                // Of what lay there one after the other, the latest is meant.
-                let Some(latest) = read.max_by_key(|l| l.first) else { continue };
-                latest.last = n;
-                latest.updates |= updates.contains(&arg.bytes);
+                for life in lives.iter_mut().filter(there) {
+                    life.last = n;
+                    life.updates |= updates.contains(&arg.bytes);
+                }
             }
             if writes.contains(&(a as u32)) {
-                lives.push(Life {
-                    buffer,
-                    offset: arg.offset,
-                    bytes: arg.bytes,
-                    first: n,
-                    last: n,
-                    updates: false,
-                });
+                lives.iter_mut().filter(there).for_each(|life| life.over = true);
+                let (offset, bytes) = (arg.offset, arg.bytes);
+                lives.push(Life { buffer, offset, bytes, first: n, last: n, over: false, updates: false });
             }
         }
     }
-    let live_at = |n: usize| lives.iter().filter(move |l| l.first <= n && n <= l.last);
-    let fullest = (0..program.steps.len()).max_by_key(|&n| live_at(n).map(|l| l.bytes).sum::<u64>());
-    fullest.map_or(0, |n| live_at(n).filter(|l| l.updates).map(|l| l.bytes).sum())
+    let gradients = || lives.iter().filter(|l| l.updates);
+    let live_at = |n| gradients().filter(|l| l.first <= n && n <= l.last).map(|l| l.bytes).sum();
+    (0..program.steps.len()).map(live_at).max().unwrap_or(0)
 }

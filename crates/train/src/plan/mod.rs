@@ -43,6 +43,9 @@ pub struct StepPlan {
     pub tokens_per_step: usize,
     /// What is held at the fullest moment of a step.
     pub memory: MemoryPlan,
+    /// Bytes that the device has taken from the system by then: some that earlier steps used are kept for later ones, and given
+    /// back where there are no others.
+    pub pool_bytes: u64,
     /// Bytes that a run may take; absent where a driver does not tell.
     pub available_bytes: Option<u64>,
     /// Kernels per step.
@@ -131,21 +134,23 @@ impl Planner {
         let tokens = windows * passes * context;
         let batch =
             Batch { inputs: vec![0; tokens], targets: vec![0; tokens], batch: windows * passes, context };
-        // What another batch needed is of no interest: its programs, their scratch, its peak.
-        self.device.cache().clear();
-        self.device.reset_peak();
         // The first step also makes the optimizer's state; the second one is as all others.
         drop(self.learner.update(&batch, 0)?);
         let first = self.device.take_runs();
         drop(self.learner.update(&batch, 1)?);
         let runs = self.device.take_runs();
-        let peak = self.device.stats().peak_bytes;
+        let (peak, pool_bytes) = (self.device.peak_live_bytes(), self.device.stats().peak_bytes);
+        // Between steps, weights and optimizer state are all there is.
+        self.device.cache().clear();
+        let resident = self.device.live_bytes();
 
         let programs = || runs.iter().map(|run| &*run.program);
         let mut kernels = BTreeMap::new();
         for step in programs().flat_map(|p| &p.steps) {
             *kernels.entry(step.kernel.name()).or_default() += 1;
         }
+        // What this batch needed is of no interest to the next one.
+        self.device.reset_peaks();
         let fullest = first.iter().chain(&runs).max_by_key(|run| run.live_bytes);
         Ok(StepPlan {
             device: self.device.info().id.clone(),
@@ -154,7 +159,8 @@ impl Planner {
             context,
             grad_accumulation: passes,
             tokens_per_step: tokens,
-            memory: self.memory(peak, fullest, windows * context),
+            memory: self.memory(peak, resident, fullest, windows * context),
+            pool_bytes,
             available_bytes: self.available,
             dispatches: kernels.values().sum(),
             kernels,
