@@ -68,30 +68,136 @@ fn figures(program: &Program, working: u64, device: &dyn Device) -> String {
 
 #[test]
 fn gpt_nano_on_a_cpu() {
-    check("gpt-nano", "cpu", 4, expect![[""]]);
+    check(
+        "gpt-nano",
+        "cpu",
+        4,
+        expect![[r#"
+        attention 4
+        attention_grad 4
+        map 3
+        matmul 51
+        reduce 15
+        row 20
+        scatter_add 1
+        kernels 98
+        bytes moved 240413200, 1.45 of the minimum 165890568
+        working set 34184200, 0.45 of the 75152396 written
+        updated in place 3 of 5
+    "#]],
+    );
 }
 
 #[test]
 fn gpt_nano_on_a_software_adapter() {
-    check("gpt-nano", "software", 4, expect![[""]]);
+    check(
+        "gpt-nano",
+        "software",
+        4,
+        expect![[r#"
+        attention 4
+        attention_grad 4
+        map 2
+        matmul 51
+        reduce 27
+        row 21
+        scatter_add 1
+        kernels 110
+        dispatches 116
+        bytes moved 257197064, 1.55 of the minimum 165890568
+        working set 34184200, 0.45 of the 75155720 written
+        updated in place 3 of 5
+    "#]],
+    );
 }
 
 #[test]
 fn gpt_nano_on_a_desktop_adapter() {
-    check("gpt-nano", "desktop", 4, expect![[""]]);
+    check(
+        "gpt-nano",
+        "desktop",
+        4,
+        expect![[r#"
+        attention 4
+        attention_grad 4
+        map 2
+        matmul 51
+        reduce 27
+        row 21
+        scatter_add 1
+        kernels 110
+        dispatches 116
+        bytes moved 257197064, 1.55 of the minimum 165890568
+        working set 34184200, 0.45 of the 75155720 written
+        updated in place 3 of 5
+    "#]],
+    );
 }
 
 #[test]
 fn gpt_mini_on_a_cpu() {
-    check("gpt-mini", "cpu", 6, expect![[""]]);
+    check(
+        "gpt-mini",
+        "cpu",
+        6,
+        expect![[r#"
+        attention 6
+        attention_grad 6
+        map 3
+        matmul 75
+        reduce 21
+        row 28
+        scatter_add 1
+        kernels 140
+        bytes moved 1365093904, 1.35 of the minimum 1012165640
+        working set 173400072, 0.49 of the 354955276 written
+        updated in place 3 of 5
+    "#]],
+    );
 }
 
 #[test]
 fn gpt_mini_on_a_software_adapter() {
-    check("gpt-mini", "software", 6, expect![[""]]);
+    check(
+        "gpt-mini",
+        "software",
+        6,
+        expect![[r#"
+        attention 6
+        attention_grad 6
+        map 2
+        matmul 75
+        reduce 39
+        row 29
+        scatter_add 1
+        kernels 158
+        dispatches 166
+        bytes moved 1440617672, 1.42 of the minimum 1012165640
+        working set 173400072, 0.49 of the 354968424 written
+        updated in place 3 of 5
+    "#]],
+    );
 }
 
 #[test]
 fn gpt_mini_on_a_desktop_adapter() {
-    check("gpt-mini", "desktop", 6, expect![[""]]);
+    check(
+        "gpt-mini",
+        "desktop",
+        6,
+        expect![[r#"
+        attention 6
+        attention_grad 6
+        map 2
+        matmul 75
+        reduce 39
+        row 29
+        scatter_add 1
+        kernels 158
+        dispatches 166
+        bytes moved 1440617672, 1.42 of the minimum 1012165640
+        working set 173400072, 0.49 of the 354968424 written
+        updated in place 3 of 5
+    "#]],
+    );
 }
