@@ -4,10 +4,9 @@ use std::fmt::Write;
 
 mod epilogue;
 mod operands;
+mod sums;
 
-use wgrad_ir::{
-    DType, DeviceCaps, Expr, ExprId, ExprNode, Literal, MatMulKernel, ReduceKernel, ReduceOp, Reduction, View,
-};
+use wgrad_ir::{DType, DeviceCaps, MatMulKernel, View};
 
 use crate::{
     Dispatch, KernelError,
@@ -46,22 +45,6 @@ pub enum MatMulVariant {
 /// Generates one dispatch with the variant that suits extents and device; none if there are no results.
 pub(crate) fn generate(kernel: &MatMulKernel, caps: &DeviceCaps) -> Result<Vec<Dispatch>, KernelError> {
     generate_as(kernel, caps, choose(kernel, caps))
-}
-
-/// The column sums of B, as a reduction of its own.
-fn column_sums(kernel: &MatMulKernel, arg: u32, caps: &DeviceCaps) -> Result<Vec<Dispatch>, KernelError> {
-    let mut turned = kernel.b.view.clone();
-    let rank = turned.shape.rank();
-    turned.strides.swap(rank - 2, rank - 1);
-    turned.shape = kernel.batch.iter().copied().chain([kernel.n, kernel.k]).collect();
-    let load = Expr::Load { arg: kernel.b.arg, map: turned.into(), fill: Literal::zero(kernel.dtype) };
-    let sums = ReduceKernel {
-        outer: kernel.batch.iter().copied().chain([kernel.n]).collect(),
-        inner: [kernel.k].into(),
-        exprs: vec![ExprNode { expr: load, dtype: kernel.dtype }],
-        outs: vec![Reduction { op: ReduceOp::Sum, value: ExprId(0), arg }],
-    };
-    crate::reduce::generate(&sums, caps)
 }
 
 fn choose(kernel: &MatMulKernel, caps: &DeviceCaps) -> MatMulVariant {
@@ -109,17 +92,16 @@ pub(crate) fn generate_as(
         other => return Err(KernelError::Inconsistent(format!("a matrix product of {other}"))),
     }
     let results = batches.saturating_mul(m).saturating_mul(n);
-    let sums = kernel.column_sums.map_or(Ok(Vec::new()), |arg| column_sums(kernel, arg, caps))?;
     if results == 0 {
-        return Ok(sums);
+        return sums::alone(kernel, caps);
     }
     check_elements(WHAT, results)?;
     check_iterations(caps, WHAT, k)?;
     let mut emitter = Emitter::new(WHAT, &kernel.exprs);
     let step = [4, 2].into_iter().find(|s| k as i64 % s == 0).unwrap_or(1);
-    let body = match variant {
+    let mut body = match variant {
         MatMulVariant::Direct { rows, quads } => Body {
-            hooks: operands::single(kernel, &mut emitter)? + &epilogue::single(kernel, &mut emitter)?,
+            hooks: singles(kernel, &mut emitter)?,
             constants: vec![("STEP", step), ("ROWS", rows.into()), ("QUADS", quads.into())],
             text: include_str!("matmul/direct.wgsl"),
             tile: [8 * rows, 32 * quads],
@@ -128,7 +110,9 @@ pub(crate) fn generate_as(
         MatMulVariant::Subgroup { rows, quads } => {
             let operands = operands::quads(kernel, &mut emitter, rows as usize)?;
             Body {
-                hooks: operands.text + &epilogue::quad(kernel, &mut emitter)?,
+                hooks: operands.text
+                    + &epilogue::quad(kernel, &mut emitter)?
+                    + &sums::quad(kernel, &mut emitter)?,
                 constants: vec![
                     ("ROWS", rows.into()),
                     ("QUADS", quads.into()),
@@ -151,9 +135,7 @@ pub(crate) fn generate_as(
             let sides =
                 format!("const A_ALONG_K: bool = {a_along_k};\nconst B_ALONG_K: bool = {b_along_k};\n");
             Body {
-                hooks: sides
-                    + &operands::single(kernel, &mut emitter)?
-                    + &epilogue::single(kernel, &mut emitter)?,
+                hooks: sides + &singles(kernel, &mut emitter)?,
                 constants: vec![("BLOCK", block.into()), ("PART", i64::from(block) / 16)],
                 text: include_str!("matmul/tiled.wgsl"),
                 tile: [block; 2],
@@ -161,6 +143,7 @@ pub(crate) fn generate_as(
             }
         }
     };
+    body.constants.push(("SUMS", kernel.column_sums.is_some().into()));
     let [tiles_m, tiles_n] = [m.div_ceil(body.tile[0] as usize), n.div_ceil(body.tile[1] as usize)];
     let grid = Grid::fold(batches.saturating_mul(tiles_m * tiles_n), caps.max_workgroups_per_dim)?;
 
@@ -178,15 +161,19 @@ pub(crate) fn generate_as(
         grid.number,
         unroll(body.text, &body.constants),
     );
-    let mut dispatches = vec![Dispatch {
+    Ok(vec![Dispatch {
         source: source.into(),
         bindings: emitter.bindings.into_list(),
         workgroups: grid.workgroups,
         workgroup_size: body.size,
         subgroups: matches!(variant, MatMulVariant::Subgroup { .. }),
-    }];
-    dispatches.extend(sums);
-    Ok(dispatches)
+    }])
+}
+
+/// The hooks of the bodies that load and store one element at a time.
+fn singles(kernel: &MatMulKernel, emitter: &mut Emitter<'_>) -> Result<String, KernelError> {
+    let operands = operands::single(kernel, emitter)?;
+    Ok(operands + &epilogue::single(kernel, emitter)? + &sums::single(kernel, emitter)?)
 }
 
 /// What a variant brings to the text.

@@ -1,6 +1,7 @@
 // Matrix product through workgroup memory, for real GPUs.
 // Reads: `load_a`, `load_b`; a workgroup loads each element of its BLOCK x 16 and 16 x BLOCK tiles once per step of 16 along k, walking
-// along the axis on which the operand is contiguous. Writes: `store_c` once per result. Workgroup: 16 x 16 invocations that own
+// along the axis on which the operand is contiguous. Writes: `store_c` once per result; with SUMS = 1 the first row of tiles
+// `store_sum` once per column, of which invocation (x, y) adds up steps y, y + 16, ... of k. Workgroup: 16 x 16 invocations that own
 // BLOCK x BLOCK results, PART x PART an invocation (BLOCK = 16 PART), spaced by 16, so that neighbours store neighbouring columns.
 // Shared memory: 2 * 16 * (BLOCK + 1) f32; the extra column keeps transposed writes off one bank.
 var<workgroup> tile_a: array<f32, 16i * (BLOCK + 1i)>;
@@ -21,6 +22,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let x = l % 16i;
     let y = l / 16i;
     var sum: array<array<f32, PART>, PART>;
+    var columns: array<f32, PART>;
     for (var k0 = 0i; k0 < K; k0 += 16i) {
         for (var p = 0i; p < PART; p++) { // unroll
             let e = p * 256i + l;
@@ -36,6 +38,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             tile_b[kb * (BLOCK + 1i) + cb] = vb;
         }
         workgroupBarrier();
+        for (var once = 0i; once < SUMS; once++) { // unroll
+            if (row0 == 0i) {
+                for (var j = 0i; j < PART; j++) { // unroll
+                    columns[j] += tile_b[y * (BLOCK + 1i) + x + 16i * j];
+                }
+            }
+        }
         for (var k = 0i; k < 16i; k++) {
             var right: array<f32, PART>;
             for (var j = 0i; j < PART; j++) { // unroll
@@ -49,6 +58,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         workgroupBarrier();
+    }
+    for (var once = 0i; once < SUMS; once++) { // unroll
+        // The last step left the tiles free.
+        for (var j = 0i; j < PART; j++) { // unroll
+            tile_b[y * (BLOCK + 1i) + x + 16i * j] = columns[j];
+        }
+        workgroupBarrier();
+        if (wanted < BATCHES && row0 == 0i && l < BLOCK && col0 + l < N) {
+            var column = 0.0f;
+            for (var r = 0i; r < 16i; r++) { // unroll
+                column += tile_b[r * (BLOCK + 1i) + l];
+            }
+            store_sum(batch, col0 + l, column);
+        }
     }
     for (var i = 0i; i < PART; i++) { // unroll
         for (var j = 0i; j < PART; j++) { // unroll

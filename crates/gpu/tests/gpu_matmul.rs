@@ -135,6 +135,74 @@ fn random_products_and_their_epilogues_are_those_of_the_definition() {
     }
 }
 
+/// Adds the column sums to the results of a product.
+fn with_column_sums(case: &mut Case) -> &mut MatMulKernel {
+    let Kernel::MatMul(kernel) = &mut case.kernel else { unreachable!("a product") };
+    kernel.column_sums = Some(case.args.len() as u32);
+    case.args.push(Arg::Out(DType::F32, kernel.batch.elements() * kernel.n));
+    kernel
+}
+
+#[test]
+fn every_variant_takes_the_column_sums_along() {
+    let Some(device) = device() else { return };
+    for (v, matmul) in variants(device.caps().subgroup_size).into_iter().enumerate() {
+        for i in 0..8 {
+            let seed = 100 + 8 * v as u32 + i;
+            let mut case = random(seed);
+            let kernel = with_column_sums(&mut case);
+            let (rank, strides) = (kernel.batch.rank(), &mut kernel.b.view.strides);
+            match i {
+                // One matrix for the whole batch; one row for all of k; one column for all of them.
+                5 => strides[..rank].fill(0),
+                6 => strides[rank] = 0,
+                7 => strides[rank + 1] = 0,
+                _ => {}
+            }
+            let choices = Choices { matmul: Some(matmul), ..Choices::default() };
+            let dispatches = wgrad_kernels::generate(&case.kernel, device.caps(), &choices).unwrap();
+            assert_eq!(dispatches.len(), 1, "B would be read again");
+            let got = case.try_run(&device, &choices).unwrap();
+            for (g, w) in got.iter().zip(&case.reference()) {
+                assert_close(g, w, 1e-5, 1e-5, &format!("seed {seed}, {matmul:?}, {:?}", case.kernel));
+            }
+        }
+    }
+}
+
+#[test]
+fn column_sums_of_a_long_contraction_are_as_close_as_the_product() {
+    let Some(device) = device() else { return };
+    let (m, n, k) = (33, 68, 4003);
+    for matmul in variants(device.caps().subgroup_size) {
+        let view = |shape: [usize; 2]| View::contiguous(shape.into());
+        let kernel = MatMulKernel {
+            batch: Shape::scalar(),
+            m,
+            n,
+            k,
+            dtype: DType::F32,
+            a: Operand { arg: 0, view: view([m, k]) },
+            b: Operand { arg: 1, view: view([k, n]) },
+            exprs: vec![node(Expr::Product, DType::F32)],
+            stores: vec![Store { arg: 2, value: ExprId(0), view: view([m, n]) }],
+            column_sums: None,
+        };
+        let args = vec![
+            Arg::In(DType::F32, noise(m * k, 1)),
+            Arg::In(DType::F32, noise(k * n, 2)),
+            Arg::Out(DType::F32, m * n),
+        ];
+        let mut case = Case::new(Kernel::MatMul(kernel), args);
+        with_column_sums(&mut case);
+        let got = case.try_run(&device, &Choices { matmul: Some(matmul), ..Choices::default() }).unwrap();
+        for (g, w) in got.iter().zip(&case.reference()) {
+            // Sums of 4003 terms below 1: about k/2 roundings of partial sums near 30.
+            assert_close(g, w, 2e-4, 0.0, &format!("{matmul:?}"));
+        }
+    }
+}
+
 #[test]
 fn the_parts_of_a_packed_projection_are_written_where_they_belong() {
     let Some(device) = device() else { return };
