@@ -11,7 +11,7 @@ use wgrad_nn::{
     safetensors,
 };
 use wgrad_runtime::{DeviceHandle, check_available};
-use wgrad_tensor::{DType, Tensor, TensorError};
+use wgrad_tensor::{DType, Tensor, TensorError, checkpoint};
 
 use crate::{CausalLanguageModel, ModelError, pretrained};
 
@@ -80,6 +80,12 @@ impl Gpt2LMHead {
             }
         }
         Ok(model)
+    }
+
+    /// Whether training keeps of each block only what went into it, and computes the block again for its gradient: memory for
+    /// activations shrinks to about one block's, for about a third more work. Off at first.
+    pub fn set_gradient_checkpointing(&mut self, on: bool) {
+        self.transformer.checkpointing = on;
     }
 
     /// The configuration.
@@ -204,6 +210,8 @@ pub struct Gpt2Model {
     pub h: Vec<Block>,
     /// Final norm.
     pub ln_f: LayerNorm,
+    #[module(skip)]
+    checkpointing: bool,
 }
 
 impl Gpt2Model {
@@ -215,6 +223,7 @@ impl Gpt2Model {
             drop: Dropout::new(config.embd_pdrop),
             h: (0..config.n_layer).map(|layer| Block::new(config, init, weights, residual, layer)).collect(),
             ln_f: LayerNorm::new(init, c, eps),
+            checkpointing: false,
         }
     }
 
@@ -222,9 +231,20 @@ impl Gpt2Model {
     #[track_caller]
     pub fn forward(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
         let key_mask = attention_mask.map(as_bool);
-        let embedded = self.embed(ids_bt, ctx);
-        let x_btc = self.h.iter().fold(embedded, |x, block| block.forward(&x, key_mask.as_ref(), ctx));
+        let mut x_btc = self.embed(ids_bt, ctx);
+        for block in &self.h {
+            x_btc = self.through(block, &x_btc, key_mask.as_ref(), ctx);
+        }
         self.ln_f.forward(&x_btc)
+    }
+
+    #[track_caller]
+    fn through(&self, block: &Block, x_btc: &Tensor, key_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        if self.checkpointing && ctx.is_training() {
+            checkpoint(&[x_btc], |x| block.forward(&x[0], key_mask, ctx))
+        } else {
+            block.forward(x_btc, key_mask, ctx)
+        }
     }
 
     #[track_caller]

@@ -118,9 +118,11 @@ pub(crate) fn load_into(
     if !problems.is_empty() {
         return Err(NnError::Mismatch { origin: origin.to_owned(), problems });
     }
-    eval(&fitting.iter().map(|(_, _, tensor)| tensor).collect::<Vec<_>>())?;
-    for (param, name, tensor) in fitting {
-        param.set(tensor.detach_realized().named(name));
+    // Pieces of another model's memory get memory of their own, all in one program.
+    let values: Vec<Tensor> = fitting.iter().map(|(_, _, tensor)| tensor.detach()).collect();
+    eval(&values.iter().collect::<Vec<_>>())?;
+    for ((param, name, _), value) in fitting.iter().zip(values) {
+        param.set(value.detach_realized().named(name));
     }
     Ok(())
 }

@@ -175,6 +175,7 @@ fn a_run_that_fails_gives_the_leaf_back() -> Outcome {
     let error = update(&[&new, &huge], &old, &[&old]).unwrap_err();
     assert!(error.to_string().contains("available"), "{error}");
     assert_eq!(old.to_f64_vec()?, before);
+    drop(huge);
     update(&[&new], &old, &[&old])?;
     assert!(old.to_f64_vec().is_err());
     Ok(())
