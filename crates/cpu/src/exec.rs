@@ -237,7 +237,7 @@ impl Executable for CpuExecutable {
         };
         if self.parallel && rayon::current_num_threads() > 1 {
             // Inside of the pool, handing work over costs less, and the other threads stay awake from step to step.
-            rayon::scope(|_| self.steps(buffer, scalars));
+            threads::with_team(|| self.steps(buffer, scalars));
         } else {
             self.steps(buffer, scalars);
         }
