@@ -43,7 +43,7 @@ fn loss(model: &Gpt2LMHead, device: &DeviceHandle) -> Tensor {
 }
 
 #[test]
-fn gradients_are_the_same_bit_for_bit_with_dropout_and_without() -> Outcome {
+fn gradients_are_the_same_to_rounding_with_dropout_and_without() -> Outcome {
     let device = device();
     for dropout in [0.0, 0.1] {
         let mut model = model(3, dropout, &device)?;
@@ -60,7 +60,8 @@ fn gradients_are_the_same_bit_for_bit_with_dropout_and_without() -> Outcome {
         for ((name, _), (plain, again)) in model.state_dict().iter().zip(plain.iter().zip(&again)) {
             let largest = plain.iter().map(|g| g.abs()).fold(0.0, f32::max);
             for (a, b) in plain.iter().zip(again) {
-                assert!(a == b, "{name}, dropout {dropout}: {a} and {b}");
+                // Sums of cotangents are taken in another order.
+                assert!((a - b).abs() <= 2e-6 * largest.max(1e-3), "{name}, dropout {dropout}: {a} and {b}");
             }
         }
     }
