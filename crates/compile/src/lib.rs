@@ -185,7 +185,7 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
         let layout = fuse::realized(&split, caps, options, &blocked);
         let mut kernels = lower::lower(&layout)?;
         if options.merge || options.rows || options.epilogues {
-            kernels = merge::merge(kernels, &layout, caps, options);
+            kernels = merge::merge(kernels, &layout, caps, options, graph.donated());
         }
         let conflicts = plan::conflicts(&layout, &kernels);
         if conflicts.is_empty() {

@@ -5,7 +5,7 @@
 //! between the two stay in registers; a result that nothing else reads is not stored at all.
 
 use rustc_hash::FxHashMap;
-use wgrad_ir::{DeviceCaps, Expr, ExprNode, IndexMap, Kernel, NodeId};
+use wgrad_ir::{DeviceCaps, Expr, ExprNode, IndexMap, Kernel, NodeId, Op};
 
 use crate::{
     Options,
@@ -34,11 +34,12 @@ pub fn merge(
     layout: &Layout<'_>,
     caps: &DeviceCaps,
     options: &Options,
+    donated: &[u32],
 ) -> Vec<NodeKernel> {
     let mut m = Merger {
         layout,
+        donated,
         options,
-        column_sums: caps.max_workgroup_invocations <= 1,
         max_args: caps.max_bindings.saturating_sub(2).min(MAX_ARGS),
         out: Vec::with_capacity(kernels.len()),
         writer: FxHashMap::default(),
@@ -70,9 +71,8 @@ pub fn merge(
 
 struct Merger<'a> {
     layout: &'a Layout<'a>,
+    donated: &'a [u32],
     options: &'a Options,
-    /// Whether products take the column sums of their right operand along.
-    column_sums: bool,
     max_args: usize,
     out: Vec<NodeKernel>,
     writer: FxHashMap<NodeId, usize>,
@@ -118,7 +118,6 @@ impl Merger<'_> {
 
     fn join(&self, host: &NodeKernel, kernel: &NodeKernel, guest: &Body) -> Option<NodeKernel> {
         if self.options.epilogues
-            && self.column_sums
             && let Some(merged) = join_column_sums(host, kernel)
         {
             return (merged.args.len() <= self.max_args).then_some(merged);
@@ -168,6 +167,10 @@ impl Merger<'_> {
             }
             _ => return None,
         };
+        // Only maps update in place.
+        if guest.kind == Kind::Map && body.kind != Kind::Map && self.updates(kernel, guest_elements) {
+            return None;
+        }
         if let Kind::Row(rank) = body.kind {
             let (outer, inner): (usize, usize) =
                 (body.space[..rank].iter().product(), body.space[rank..].iter().product());
@@ -182,6 +185,16 @@ impl Merger<'_> {
         }
         let ops = host.ops.iter().chain(&kernel.ops).copied().collect();
         Some(NodeKernel { kernel: merged.into_kernel(&host.kernel), args, ops })
+    }
+
+    /// Whether a kernel reads all of a donated input, which it may then update in place.
+    fn updates(&self, kernel: &NodeKernel, elements: usize) -> bool {
+        let graph = self.layout.graph;
+        kernel.read().any(|n| {
+            let node = graph.node(n);
+            let donated = matches!(node.op, Op::Input { index, .. } if self.donated.contains(&index));
+            donated && node.shape.elements() == elements
+        })
     }
 
     /// Whether rows of the two lie in the same order in memory: the guest reads a value of the host's, or both read one buffer
