@@ -95,19 +95,19 @@ fn gpt_nano_on_a_software_adapter() {
         "software",
         4,
         expect![[r#"
-        attention 4
-        attention_grad 4
-        map 2
-        matmul 51
-        reduce 27
-        row 21
-        scatter_add 1
-        kernels 110
-        dispatches 116
-        bytes moved 257197064, 1.55 of the minimum 165890568
-        working set 34184200, 0.45 of the 75155720 written
-        updated in place 3 of 5
-    "#]],
+            attention 4
+            attention_grad 4
+            map 2
+            matmul 51
+            reduce 15
+            row 21
+            scatter_add 1
+            kernels 98
+            dispatches 104
+            bytes moved 240419848, 1.45 of the minimum 165890568
+            working set 34184200, 0.45 of the 75155720 written
+            updated in place 3 of 5
+        "#]],
     );
 }
 
@@ -118,19 +118,19 @@ fn gpt_nano_on_a_desktop_adapter() {
         "desktop",
         4,
         expect![[r#"
-        attention 4
-        attention_grad 4
-        map 2
-        matmul 51
-        reduce 27
-        row 21
-        scatter_add 1
-        kernels 110
-        dispatches 116
-        bytes moved 257197064, 1.55 of the minimum 165890568
-        working set 34184200, 0.45 of the 75155720 written
-        updated in place 3 of 5
-    "#]],
+            attention 4
+            attention_grad 4
+            map 2
+            matmul 51
+            reduce 15
+            row 21
+            scatter_add 1
+            kernels 98
+            dispatches 104
+            bytes moved 240419848, 1.45 of the minimum 165890568
+            working set 34184200, 0.45 of the 75155720 written
+            updated in place 3 of 5
+        "#]],
     );
 }
 
@@ -163,19 +163,19 @@ fn gpt_mini_on_a_software_adapter() {
         "software",
         6,
         expect![[r#"
-        attention 6
-        attention_grad 6
-        map 2
-        matmul 75
-        reduce 39
-        row 29
-        scatter_add 1
-        kernels 158
-        dispatches 166
-        bytes moved 1440617672, 1.42 of the minimum 1012165640
-        working set 173400072, 0.49 of the 354968424 written
-        updated in place 3 of 5
-    "#]],
+            attention 6
+            attention_grad 6
+            map 2
+            matmul 75
+            reduce 21
+            row 29
+            scatter_add 1
+            kernels 140
+            dispatches 148
+            bytes moved 1365120200, 1.35 of the minimum 1012165640
+            working set 173400072, 0.49 of the 354968424 written
+            updated in place 3 of 5
+        "#]],
     );
 }
 
@@ -186,18 +186,18 @@ fn gpt_mini_on_a_desktop_adapter() {
         "desktop",
         6,
         expect![[r#"
-        attention 6
-        attention_grad 6
-        map 2
-        matmul 75
-        reduce 39
-        row 29
-        scatter_add 1
-        kernels 158
-        dispatches 166
-        bytes moved 1440617672, 1.42 of the minimum 1012165640
-        working set 173400072, 0.49 of the 354968424 written
-        updated in place 3 of 5
-    "#]],
+            attention 6
+            attention_grad 6
+            map 2
+            matmul 75
+            reduce 21
+            row 29
+            scatter_add 1
+            kernels 140
+            dispatches 148
+            bytes moved 1365120200, 1.35 of the minimum 1012165640
+            working set 173400072, 0.49 of the 354968424 written
+            updated in place 3 of 5
+        "#]],
     );
 }
