@@ -92,7 +92,7 @@ fn memory_for_activations_does_not_grow_with_depth_as_it_does_without() -> Outco
 
 #[test]
 fn a_step_updates_in_place_unless_somebody_holds_the_logits_and_learns_the_same() -> Outcome {
-    let mut weights = Vec::new();
+    let (mut weights, mut updated) = (Vec::new(), Vec::new());
     for hold in [false, true] {
         let device = device();
         let model = model(2, 0.0, &device)?;
@@ -113,15 +113,16 @@ fn a_step_updates_in_place_unless_somebody_holds_the_logits_and_learns_the_same(
         }
         let steps: Vec<_> = device.cache().executables();
         let updates: usize = steps.iter().map(|p| p.program().updates.len()).sum();
-        // At least the matrices and their two states; what is very small may be updated by the kernel that takes the norm. Logits
-        // are computed from the parameters, not from the states.
-        assert!(if hold { updates == 2 } else { updates >= 3 }, "{updates}");
+        updated.push(updates);
         assert_eq!(device.stats().copied_inputs, 0);
         let values =
             model.state_dict().iter().map(|(_, t)| t.to_vec::<f32>()).collect::<Result<Vec<_>, _>>()?;
         weights.push(values);
     }
     assert_eq!(weights[0], weights[1]);
+    // At least the matrices with their two states; very small arenas may be updated by the kernel that takes the norm. Logits are
+    // computed from the parameters, which then stay, and not from the states.
+    assert!(updated[0] >= 3 && updated[1] >= 2 && updated[1] < updated[0], "{updated:?}");
     Ok(())
 }
 
