@@ -27,7 +27,7 @@ mod op;
 pub mod philox;
 mod print;
 mod program;
-#[cfg(feature = "reference")]
+#[cfg(any(test, feature = "reference"))]
 pub mod reference;
 mod shape;
 mod verify;

@@ -259,7 +259,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{DType, Literal};
+    use crate::{DType, reference::random_movement};
 
     /// Applies a movement to a plain list of elements, index by index: the definition that views must agree with.
     fn reference(data: &[Option<i64>], shape: &Shape, op: &Op) -> (Vec<Option<i64>>, Shape) {
@@ -310,48 +310,6 @@ mod tests {
         (out.collect(), to)
     }
 
-    /// A movement that fits `shape`, chosen by a few random numbers.
-    fn movement(shape: &Shape, kind: u8, r: [usize; 3]) -> Op {
-        let rank = shape.rank();
-        match kind % 6 {
-            0 if rank > 0 => {
-                let mut perm: SmallVec<[usize; 6]> = (0..rank).collect();
-                perm.rotate_left(r[0] % rank);
-                if rank > 1 {
-                    perm.swap(r[1] % rank, r[2] % rank);
-                }
-                Op::Permute(perm)
-            }
-            1 => Op::Expand(shape.iter().map(|&d| if d == 1 { 1 + r[0] % 3 } else { d }).collect()),
-            2 => Op::Slice {
-                ranges: shape
-                    .iter()
-                    .enumerate()
-                    .map(|(d, &n)| {
-                        let start = r[d % 3] % n;
-                        let step = 1 + r[(d + 1) % 3] % 2;
-                        (start, 1 + (n - 1 - start) / step, step)
-                    })
-                    .collect(),
-            },
-            3 => Op::Pad {
-                widths: (0..rank).map(|d| (r[d % 3] % 2, r[(d + 1) % 3] % 3)).collect(),
-                fill: Literal::zero(DType::F32),
-            },
-            4 if rank > 0 => Op::Flip(SmallVec::from_slice(&[r[0] % rank])),
-            _ => {
-                // Merge everything, then split off a divisor.
-                let n = shape.elements();
-                let divisor = (1..=n).filter(|d| n.is_multiple_of(*d)).nth(r[0] % 3).unwrap_or(1);
-                Op::Reshape(if r[1].is_multiple_of(2) {
-                    [divisor, n / divisor].into()
-                } else {
-                    [n / divisor, 1, divisor].into()
-                })
-            }
-        }
-    }
-
     proptest! {
         #[test]
         fn index_maps_find_what_movements_move(
@@ -365,7 +323,7 @@ mod tests {
                 if shape.rank() > 5 || shape.elements() > 400 {
                     break;
                 }
-                let op = movement(&shape, kind, r);
+                let op = random_movement(&shape, kind, r);
                 (data, shape) = reference(&data, &shape, &op);
                 map = map.apply(&op);
                 prop_assert_eq!(&map.outer().shape, &shape);

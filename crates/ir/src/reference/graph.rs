@@ -36,9 +36,9 @@ pub fn node_values(graph: &Graph, inputs: &[Vec<f64>], scalars: &[f64]) -> Vec<V
 }
 
 /// A node and its elements.
-struct Operand<'a> {
-    node: &'a Node,
-    values: &'a [f64],
+pub(super) struct Operand<'a> {
+    pub(super) node: &'a Node,
+    pub(super) values: &'a [f64],
 }
 
 impl Operand<'_> {
@@ -51,7 +51,8 @@ impl Operand<'_> {
     }
 }
 
-fn evaluate(node: &Node, x: &[Operand<'_>]) -> Vec<f64> {
+/// The elements of a node, given those of its operands.
+pub(super) fn evaluate(node: &Node, x: &[Operand<'_>]) -> Vec<f64> {
     let map = |f: &dyn Fn(f64) -> f64| x[0].values.iter().map(|&a| f(a)).collect();
     let zip =
         |f: &dyn Fn(f64, f64) -> f64| x[0].values.iter().zip(x[1].values).map(|(&a, &b)| f(a, b)).collect();

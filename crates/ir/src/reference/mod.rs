@@ -18,12 +18,20 @@
 //! # Ok::<(), wgrad_ir::IrError>(())
 //! ```
 
+mod bounds;
 mod graph;
 mod index;
 mod program;
+mod random;
+mod random_attention;
 mod scalar;
 
+pub use bounds::run_graph_within;
 pub use graph::{node_values, run_graph};
 pub use index::{indices, ravel, row, unravel};
 pub use program::{Rounding, run_program};
+pub use random::{
+    Choice, RANDOM_GRAPH_SCALARS, RandomGraph, random_graph, random_graph_inputs, random_movement,
+    random_parts,
+};
 pub use scalar::{binary, cast, compare, random, reduce, round, unary};
