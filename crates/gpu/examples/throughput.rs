@@ -54,6 +54,7 @@ fn main() -> Result<(), DeviceError> {
             );
         }
     }
+    column_sums(&device)?;
     let n = 1 << 22;
     for (name, program, bytes) in [
         ("a + b", add(n, n), 12 * n),
@@ -82,24 +83,69 @@ fn main() -> Result<(), DeviceError> {
     Ok(())
 }
 
+/// Weight gradients alone, with the column sums of their right operand, and with a reduction for them: the last two relative to the first.
+fn column_sums(device: &GpuDevice) -> Result<(), DeviceError> {
+    let k = 1024;
+    for m in [128, 256, 512] {
+        for n in [128, 256, 512] {
+            let alone = matmul([m, n, k], [true, false], false);
+            let arg = |buffer, len: usize| Arg { buffer, offset: 0, bytes: 4 * len as u64 };
+            let (b, out) = (arg(BufferRef::Input(1), k * n), arg(BufferRef::Temp(0), n));
+            let mut along = Program { temps: vec![4 * n as u64], ..alone.clone() };
+            let mut after = along.clone();
+            let Kernel::MatMul(product) = along.steps[0].kernel.as_ref() else { unreachable!("a product") };
+            let product = MatMulKernel { column_sums: Some(3), ..product.clone() };
+            along.steps[0].kernel = Arc::new(Kernel::MatMul(product));
+            along.steps[0].args.push(out);
+            let kernel = sums(k, n, true).steps[0].kernel.clone();
+            after.steps.push(Step { kernel, args: vec![b, out], label: "sums".to_owned() });
+            let runs = [&alone, &along, &after].map(|program| timed(device, program, &Choices::default()));
+            let [alone, along, after] = runs;
+            let runs = [alone?, along?, after?];
+            let mut best = [f64::INFINITY; 3];
+            // In turns, so that all of them meet the same noise.
+            for _ in 0..40 {
+                for (best, run) in best.iter_mut().zip(&runs) {
+                    *best = best.min(run()?);
+                }
+            }
+            println!(
+                "matmul {m}x{n}x{k} with A transposed: {:.3} ms, with column sums {:.3} times, with a reduction {:.3} times",
+                best[0] * 1e3,
+                best[1] / best[0],
+                best[2] / best[0]
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Seconds of the first run, and the least of several others.
 fn time(device: &GpuDevice, program: &Program, choices: &Choices) -> Result<(f64, f64), DeviceError> {
+    let run = timed(device, program, choices)?;
+    let first = run()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..9 {
+        best = best.min(run()?);
+    }
+    Ok((first, best))
+}
+
+/// What runs a program once, and tells how many seconds that took.
+fn timed<'d>(
+    device: &'d GpuDevice,
+    program: &Program,
+    choices: &Choices,
+) -> Result<impl Fn() -> Result<f64, DeviceError> + use<'d>, DeviceError> {
     let executable = device.prepare_with(Arc::new(program.clone()), choices)?;
     let inputs = program.inputs.iter().map(|spec| device.upload(&vec![0; spec.bytes as usize], spec.dtype));
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-    let scalars: Vec<Literal> = Vec::new();
-    let start = Instant::now();
-    executable.run(inputs.clone(), &scalars)?;
-    device.synchronize()?;
-    let first = start.elapsed().as_secs_f64();
-    let mut best = f64::INFINITY;
-    for _ in 0..9 {
+    Ok(move || {
         let start = Instant::now();
-        executable.run(inputs.clone(), &scalars)?;
+        executable.run(inputs.clone(), &[])?;
         device.synchronize()?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    Ok((first, best))
+        Ok(start.elapsed().as_secs_f64())
+    })
 }
 
 fn spec(len: usize) -> BufferSpec {
