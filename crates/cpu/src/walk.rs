@@ -246,42 +246,9 @@ fn chain(walks: &[Walk], start: usize, len: usize, shift: usize, f: &mut dyn FnM
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use wgrad_ir::{DType, Literal, Op, Shape};
+    use wgrad_ir::{Shape, reference::random_movement};
 
     use super::*;
-
-    fn movement(shape: &Shape, kind: u8, r: [usize; 3]) -> Op {
-        let rank = shape.rank();
-        match kind % 6 {
-            0 if rank > 0 => {
-                let mut perm: SmallVec<[usize; 6]> = (0..rank).collect();
-                perm.rotate_left(r[0] % rank);
-                perm.swap(r[1] % rank, r[2] % rank);
-                Op::Permute(perm)
-            }
-            1 => Op::Expand(shape.iter().map(|&d| if d == 1 { 1 + r[0] % 3 } else { d }).collect()),
-            2 => Op::Slice {
-                ranges: shape
-                    .iter()
-                    .enumerate()
-                    .map(|(d, &n)| {
-                        let (start, step) = (r[d % 3] % n, 1 + r[(d + 1) % 3] % 2);
-                        (start, 1 + (n - 1 - start) / step, step)
-                    })
-                    .collect(),
-            },
-            3 => Op::Pad {
-                widths: (0..rank).map(|d| (r[d % 3] % 2, r[(d + 1) % 3] % 3)).collect(),
-                fill: Literal::zero(DType::F32),
-            },
-            4 if rank > 0 => Op::Flip(smallvec![r[0] % rank]),
-            _ => {
-                let n = shape.elements();
-                let divisor = (1..=n).filter(|d| n.is_multiple_of(*d)).nth(r[0] % 3).unwrap_or(1);
-                Op::Reshape([n / divisor, divisor].into())
-            }
-        }
-    }
 
     proptest! {
         #[test]
@@ -293,7 +260,7 @@ mod tests {
             let mut map = IndexMap::contiguous(Shape::from(dims));
             for (kind, r) in steps {
                 if map.outer().shape.elements() <= 400 && map.outer().shape.rank() <= 5 {
-                    map = map.apply(&movement(&map.outer().shape, kind, r));
+                    map = map.apply(&random_movement(&map.outer().shape, kind, r));
                 }
             }
             let shape = map.outer().shape.clone();

@@ -91,7 +91,7 @@ fn propagate(node: &Node, x: &[Inexact<'_>], result: &[f64]) -> Vec<f64> {
         }
         Op::Compare(_) => each(&|i| {
             let error = x[0].errors[i] + x[1].errors[i];
-            f64::from(error > 0.0 && !((x[0].values[i] - x[1].values[i]).abs() > error))
+            f64::from(error > 0.0 && (x[0].values[i] - x[1].values[i]).abs() <= error)
         }),
         Op::Select => each(&|i| match (x[0].errors[i] > 0.0, x[0].values[i] != 0.0) {
             (false, true) => x[1].errors[i],

@@ -28,8 +28,8 @@ pub(super) fn attention(g: &mut Graph, x: NodeId, r: [usize; 3]) -> Option<NodeI
     let v = g.push(Op::Unary(UnaryOp::Sin), &[kept]).ok()?;
     let spec = AttentionSpec {
         causal: r[0] % 2 == 1,
-        window: (r[1] % 3 == 0).then_some(1 + r[1] / 3),
-        masked: r[0] % 3 == 0,
+        window: (r[1].is_multiple_of(3)).then_some(1 + r[1] / 3),
+        masked: r[0].is_multiple_of(3),
         scale: Literal::from_f64(DType::F32, 0.75),
     };
     let mut operands = vec![q, k, v];
