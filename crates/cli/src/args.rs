@@ -46,7 +46,7 @@ Ctrl-C saves a checkpoint and leaves; --resume continues bit for bit.
 
 Examples:
   wgrad train recipes/gpt-nano.toml
-  wgrad train recipes/gpt-nano.toml --out /tmp/run --set train.steps=500 --set optimizer.lr=3e-4
+  wgrad train recipes/gpt-nano.toml --out runs/short --set train.steps=500 --set optimizer.lr=3e-4
   wgrad train --resume runs/gpt-nano-001
   wgrad train --resume runs/gpt-nano-001 --set train.steps=4000
   wgrad train recipes/gpt-nano.toml --profile 5")]
