@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use wgrad_ir::{DType, ExprId, MatMulKernel};
+use wgrad_ir::{DType, Expr, ExprId, MatMulKernel};
 
 use super::WHAT;
 use crate::{
@@ -80,7 +80,9 @@ pub(super) fn quad(kernel: &MatMulKernel, emitter: &mut Emitter<'_>) -> Result<S
         }
         return Ok(format!("{one}{head}{body}}}\n"));
     }
-    let loads = wide_loads(&kernel.exprs, &live, &axes);
+    let mut loads = wide_loads(&kernel.exprs, &live, &axes);
+    let operands = [kernel.a.arg, kernel.b.arg];
+    loads.retain(|&i| !matches!(&kernel.exprs[i].expr, Expr::Load { arg, .. } if operands.contains(arg)));
     let lanes = Lanes { what: WHAT, axes: &axes, names: &names, first: "first", loads: &loads };
     let first = lanes.first_names();
     let (mut before, mut after, mut each) = (String::new(), String::new(), Vec::new());

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use wgrad_ir::{MatMulKernel, View};
+use wgrad_ir::{Expr, MatMulKernel, View};
 
 use crate::{
     KernelError,
@@ -54,7 +54,7 @@ pub(super) fn quads(
     let b_wide_col = n % 4 == 0 && wide_along(b, a_rank - 1);
     let b_wide_k = !b_wide_col && k % 4 == 0 && wide_along(b, a_rank - 2);
     let (mut a_wide, mut b_wide) = (a_wide_k || a_wide_row, b_wide_col || b_wide_k);
-    if shared && a_wide != b_wide {
+    if shared && a_wide != b_wide || is_loaded_again(kernel) {
         // One buffer has one type.
         (a_wide, b_wide) = (false, false);
     }
@@ -162,6 +162,16 @@ fn masked(value: &str, k: usize, step: &str) -> String {
     } else {
         format!("select(vec4<f32>(), {value}, {step} < {k}i)")
     }
+}
+
+/// Whether the epilogue reads an operand's buffer too: both bind it element by element then.
+pub(super) fn is_loaded_again(kernel: &MatMulKernel) -> bool {
+    let operand = |arg: u32| arg == kernel.a.arg || arg == kernel.b.arg;
+    kernel.exprs.iter().any(|node| match &node.expr {
+        Expr::Load { arg, .. } => operand(*arg),
+        Expr::Gather { table, ids, .. } => operand(*table) || operand(*ids),
+        _ => false,
+    })
 }
 
 /// Whether four neighbours along one of the last two axes are one aligned `vec4`, wherever they start.
