@@ -16,10 +16,6 @@ use wgrad_runtime::{Buffer, Device, DeviceError};
 /// How many graphs: they are numbered, so that a driver's disk cache knows their shaders after the first run.
 const GRAPHS: u32 = 300;
 
-/// Known defect: on adapters with subgroups of 8, a product whose epilogue loads one of its operands at another width is refused
-/// ("is used as array<vec4<f32>> and as array<f32>"). A refusal of these graphs passes; a wrong result does not.
-const REFUSED: [u32; 1] = [152];
-
 /// The program's outputs on the device. Where `shared`, the caller holds the inputs too and sees that they stay.
 fn run(
     device: &GpuDevice,
@@ -70,7 +66,6 @@ fn the_gpu_computes_what_random_graphs_say() {
         let inputs = random_graph_inputs(&dims);
         let got = match run(&device, program.clone(), &inputs, number % 3 == 2) {
             Ok(got) => got,
-            Err(DeviceError::Unsupported { .. }) if REFUSED.contains(&number) => continue,
             Err(e) => {
                 defects.push(format!("graph {number}: {e}\n{options:?}\n{g}\n{program}"));
                 continue;
