@@ -1,4 +1,4 @@
-//! Repository tasks: `cargo xtask test | parity | bench | results | shaders | ci`.
+//! Repository tasks: `cargo xtask test | parity | bench | results | shaders | docs | ci`.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod adapters;
 mod bench;
 mod ci;
+mod docs;
 mod parity;
 mod profiles;
 mod results;
@@ -39,6 +40,8 @@ enum Task {
     Results(results::Args),
     /// Checks the WGSL that training generates for the back ends of Vulkan, Metal and DX12.
     Shaders(shaders::Args),
+    /// Writes the pages of the documentation that follow from the code.
+    Docs(docs::Args),
     /// What must hold before a change lands: formatting, lints, documentation and tests.
     Ci,
     /// Exits with 0 if there is an adapter that the GPU tests can use.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Results(args) => results::run(&args),
         Task::Shaders(args) => shaders::run(&args),
+        Task::Docs(args) => docs::run(&args),
         Task::Ci => ci::run(),
         Task::Adapters => adapters::list(),
     };

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{Result, adapters};
+use crate::{Result, adapters, docs};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -24,6 +24,7 @@ pub(crate) fn run(args: &Args) -> Result {
     let start = Instant::now();
     stage("adapter", adapters::ensure)?;
     stage("format", || cargo(&["fmt", "--all", "--check"], &[]))?;
+    stage("generated pages", || docs::run(&docs::Args { check: true }))?;
     let counts = stage("tests", || unit_tests(args.full))?;
     stage("shaders", || again(&["shaders", "--check"]))?;
     let devices: &[&str] = if adapters::left_out() { &["--device", "cpu"] } else { &[] };

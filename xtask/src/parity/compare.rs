@@ -1,6 +1,6 @@
 //! Tolerances, and what a comparison found.
 
-use super::reference::{Meta, Reference};
+use super::reference::{Kind, Meta, Reference};
 
 /// The worst of a comparison, and everything that failed.
 #[derive(Default)]
@@ -8,6 +8,7 @@ pub(crate) struct Report {
     compared: usize,
     worst: Vec<(String, f64, f64)>,
     failures: Vec<String>,
+    note: Option<String>,
 }
 
 impl Report {
@@ -26,21 +27,22 @@ impl Report {
             self.failures.push(format!("{name}: shape {shape:?}, reference {:?}", want.shape));
             return;
         }
-        let scale = want.values.iter().fold(1.0f64, |s, v| s.max(v.abs()));
+        let finite = want.values.iter().filter(|v| v.is_finite());
+        let scale = finite.fold(1.0f64, |s, v| s.max(v.abs()));
         let noise = name.strip_prefix("grad.").is_some_and(|p| meta.noise_grad_params.iter().any(|n| n == p));
         let recorded = meta.precision.get(name).map_or(0.0, |p| p[0]);
-        let tolerance = match (want.integer, noise, gpu) {
+        let tolerance = match (want.kind != Kind::Float, noise, gpu) {
             (true, ..) => 0.0,
             (_, true, _) => 1e-5 * scale,
             (_, _, false) => (20.0 * recorded).max(5e-6 * scale),
             (_, _, true) => (50.0 * recorded).max(2e-5 * scale),
         };
-        // A NaN must not pass for a small error.
+        // A NaN must not pass for a small error; equal infinities are none.
         let error = want
             .values
             .iter()
             .zip(got)
-            .map(|(w, g)| (w - g).abs())
+            .map(|(w, g)| if w == g { 0.0 } else { (w - g).abs() })
             .fold(0.0, |m, e| if e <= m { m } else { e });
         self.value(name, error, tolerance);
     }
@@ -54,6 +56,11 @@ impl Report {
     /// Notes something that the reference has and the result lacks, or the reverse.
     pub(crate) fn missing(&mut self, message: String) {
         self.failures.push(message);
+    }
+
+    /// Adds to the summary.
+    pub(crate) fn note(&mut self, note: String) {
+        self.note = Some(note);
     }
 
     fn value(&mut self, name: &str, error: f64, tolerance: f64) {
@@ -81,6 +88,7 @@ impl Report {
         worst.sort_by(|a, b| share(b).total_cmp(&share(a)));
         let list: Vec<String> =
             worst.iter().take(3).map(|(n, e, t)| format!("{n} {e:.1e} of {t:.1e}")).collect();
-        format!("{} compared; largest errors: {}", self.compared, list.join(", "))
+        let note = self.note.as_ref().map(|n| format!("{n}; ")).unwrap_or_default();
+        format!("{note}{} compared; largest errors: {}", self.compared, list.join(", "))
     }
 }

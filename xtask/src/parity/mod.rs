@@ -12,6 +12,7 @@ use crate::Result;
 
 mod compare;
 mod gpt2;
+mod ops;
 mod reference;
 
 use compare::Report;
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// Only these cases; may be given several times.
     #[arg(long)]
     case: Vec<String>,
+    /// Of cases of operations only these entries; may be given several times.
+    #[arg(long)]
+    entry: Vec<String>,
 }
 
 /// Runs every case on every device, and prints a line for each.
@@ -44,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result {
         for case in &cases {
             run += 1;
             let title = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match run_case(case, &device) {
+            match run_case(case, &device, &args.entry) {
                 Ok(report) => {
                     println!(
                         "{} {name:3} {title}: {}",
@@ -67,12 +71,15 @@ pub(crate) fn run(args: &Args) -> Result {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} of {run} parity cases failed").into()) }
 }
 
+/// A directory that holds one of these is a case.
+const MARKS: [&str; 2] = ["io.safetensors", "ops.json"];
+
 fn cases(args: &Args) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(&args.dir).map_err(|e| format!("cannot read {}: {e}", args.dir.display()))?;
     let mut found: Vec<PathBuf> = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path.join("io.safetensors").is_file() {
+        if MARKS.iter().any(|mark| path.join(mark).is_file()) {
             found.push(path);
         }
     }
@@ -81,8 +88,9 @@ fn cases(args: &Args) -> Result<Vec<PathBuf>> {
     for name in &args.case {
         if !found.iter().any(|p| named(p, name)) {
             return Err(format!(
-                "{} has no case `{name}` (a directory with io.safetensors)",
-                args.dir.display()
+                "{} has no case `{name}` (a directory with {})",
+                args.dir.display(),
+                MARKS.join(" or ")
             )
             .into());
         }
@@ -91,19 +99,23 @@ fn cases(args: &Args) -> Result<Vec<PathBuf>> {
         found.retain(|p| args.case.iter().any(|n| named(p, n)));
     }
     if found.is_empty() {
-        return Err(format!("{} holds no cases (directories with io.safetensors)", args.dir.display()).into());
+        let marks = MARKS.join(" or ");
+        return Err(format!("{} holds no cases (directories with {marks})", args.dir.display()).into());
     }
     Ok(found)
 }
 
-fn run_case(dir: &Path, device: &DeviceHandle) -> Result<Report> {
+fn run_case(dir: &Path, device: &DeviceHandle, entries: &[String]) -> Result<Report> {
     #[derive(Deserialize)]
     struct Kind {
         model_type: Option<String>,
     }
+    let gpu = device.info().kind != DeviceKind::Cpu;
+    if dir.join("ops.json").is_file() {
+        return ops::run(dir, device, gpu, entries);
+    }
     let config = fs::read(dir.join("config.json"))?;
     let kind: Kind = serde_json::from_slice(&config)?;
-    let gpu = device.info().kind != DeviceKind::Cpu;
     match kind.model_type.as_deref() {
         Some("gpt2") => gpt2::run(dir, device, gpu),
         Some(other) => Err(format!("cases of kind `{other}` are not supported; known: gpt2").into()),

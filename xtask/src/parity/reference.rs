@@ -11,11 +11,19 @@ use crate::Result;
 pub(crate) struct Reference {
     pub(crate) shape: Vec<usize>,
     pub(crate) values: Vec<f64>,
-    pub(crate) integer: bool,
+    pub(crate) kind: Kind,
+}
+
+/// What a reference tensor's elements are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Float,
+    Integer,
+    Bool,
 }
 
 /// `meta.json`, as far as the comparison needs it.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(crate) struct Meta {
     #[serde(default)]
     pub(crate) noise_grad_params: Vec<String>,
@@ -93,8 +101,12 @@ pub(crate) fn tensors(path: &Path) -> Result<BTreeMap<String, Reference>> {
             Dtype::BOOL | Dtype::U8 => data.iter().map(|&b| f64::from(b)).collect(),
             other => return Err(format!("{}: `{name}` has the dtype {other:?}", path.display()).into()),
         };
-        let integer = !matches!(view.dtype(), Dtype::F32 | Dtype::F64);
-        all.insert(name, Reference { shape: view.shape().to_vec(), values, integer });
+        let kind = match view.dtype() {
+            Dtype::F32 | Dtype::F64 => Kind::Float,
+            Dtype::BOOL => Kind::Bool,
+            _ => Kind::Integer,
+        };
+        all.insert(name, Reference { shape: view.shape().to_vec(), values, kind });
     }
     Ok(all)
 }
