@@ -6,7 +6,7 @@
 use rustc_hash::FxHashMap;
 use wgrad_ir::{
     Arg, BufferRef, BufferSpec, DType, DeviceCaps, Expr, Graph, Kernel, NodeId, Op, OutputSource, OutputSpec,
-    Program, Step,
+    Program, Step, Store,
 };
 
 use crate::{
@@ -150,7 +150,7 @@ fn update_in_place(
     if args[from].node() != Some(id) {
         return None;
     }
-    let store = map.stores.iter().find(|store| {
+    let fits = |store: &&Store| {
         let Some(node) = args[store.arg as usize].node() else { return false };
         let fits = wanted.contains(&node)
             && once.contains(&node)
@@ -165,7 +165,10 @@ fn update_in_place(
                 Expr::Gather { table, ids, .. } => ![*table, *ids].contains(&(from as u32)),
                 _ => true,
             })
-    })?;
+    };
+    // The first one wanted: who wants new values in the order of the donated inputs finds each where the old one lay, step after step.
+    let order = |store: &&Store| wanted.iter().position(|&w| args[store.arg as usize].node() == Some(w));
+    let store = map.stores.iter().filter(fits).min_by_key(order)?;
     let (to, node) = (store.arg, args[store.arg as usize].node()?);
     // The two arguments become one.
     let renumber = |arg: u32| {

@@ -2,12 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use wgrad_ir::{BufferRef, Kernel, Literal, Program, verify_program};
-use wgrad_runtime::{Buffer, DeviceError, Executable, RunOutput, StepTime, human_bytes};
+use wgrad_runtime::{
+    Buffer, DeviceError, Executable, RunOutput, StepTime, human_bytes, spare_inputs, spare_results,
+};
 
 use crate::{
     args::{Args, RawBuffer},
@@ -84,6 +89,7 @@ pub(crate) struct CpuExecutable {
     largest: String,
     /// What the steps of the latest run took, if that was measured.
     times: Mutex<Vec<StepTime>>,
+    has_run: AtomicBool,
 }
 
 impl CpuExecutable {
@@ -100,7 +106,8 @@ impl CpuExecutable {
         device.counters.pipelines.fetch_add(known.len() as u64, Ordering::Relaxed);
         let parallel = plans.iter().any(|p| p.cost() > threads::PARALLEL_NS);
         let largest = largest_buffer(&program);
-        Ok(CpuExecutable { program, device, plans, parallel, largest, times: Mutex::default() })
+        let (times, has_run) = (Mutex::default(), AtomicBool::new(false));
+        Ok(CpuExecutable { program, device, plans, parallel, largest, times, has_run })
     }
 
     fn misuse(&self, message: String) -> DeviceError {
@@ -221,6 +228,12 @@ impl Executable for CpuExecutable {
         let mut temps = results.split_off(program.results.len());
         let copies = temps.split_off(program.temps.len());
         self.exclusive(&mut inputs, &mut given, &shared, copies);
+        if !self.has_run.swap(true, Ordering::Relaxed) {
+            // While all else is in use, so that the pool has what the next run needs, too. Without it this run is none the worse.
+            let spares = spare_inputs(program).map(|(_, spec)| spec).chain(spare_results(program));
+            let sizes: Vec<u64> = spares.map(|spec| spec.bytes).collect();
+            drop(self.device.pool.take(sizes.into_iter(), || self.largest.clone()));
+        }
         let raw = |memory: &Memory, bytes: u64| RawBuffer {
             ptr: memory.ptr(),
             bytes: (bytes as usize).min(memory.capacity()),

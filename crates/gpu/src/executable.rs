@@ -8,7 +8,7 @@ use std::{
 use wgpu::{CommandEncoder, CommandEncoderDescriptor, ComputePass, ComputePassDescriptor};
 use wgrad_ir::{Arg, Literal, Program};
 use wgrad_kernels::{Choices, Resource};
-use wgrad_runtime::{Buffer, DeviceError, Executable, RunOutput, StepTime};
+use wgrad_runtime::{Buffer, DeviceError, Executable, RunOutput, StepTime, check_limits};
 
 use crate::{
     device::Shared,
@@ -58,9 +58,9 @@ impl GpuExecutable {
         program: Arc<Program>,
         choices: &Choices,
     ) -> Result<Self, DeviceError> {
+        check_limits(&shared.info.id, &shared.caps, &program)?;
         let mut dispatches = Vec::with_capacity(program.steps.len());
         for (n, step) in program.steps.iter().enumerate() {
-            limits::check_step(&shared, &program, step)?;
             let mut choices = *choices;
             choices.matmul = choices.matmul.or_else(|| shared.tuner.choose(&shared, &program, step));
             let made = wgrad_kernels::generate(&step.kernel, &shared.caps, &choices).map_err(|e| {
@@ -162,21 +162,20 @@ impl Executable for GpuExecutable {
                 copies.push((std::mem::replace(&mut bound[n as usize], copy.clone()), copy));
             }
         }
-        let result = |spec: &wgrad_ir::BufferSpec| {
-            shared.allocate(spec.bytes, || format!("a result {}{}", spec.dtype, spec.shape))
-        };
-        let results = program.results.iter().map(result).collect::<Result<Vec<_>, _>>()?;
-        let made = memories(&results)?;
-        let given = Given { inputs: &bound, results: &made };
 
         // Scratch and scalars belong to one run at a time, until it is in the queue; the queue keeps the order of runs.
         let mut guard = self.lock();
         let state = &mut *guard;
+        let first = state.kept.is_none();
         let kept = match &mut state.kept {
             Some(kept) => kept,
             none => none.insert(Kept::new(shared, program, self.launches.len())?),
         };
-        kept.settle(shared, program, &given)?;
+        let made: Vec<_> = kept.take_results(shared, program)?.into_iter().map(Arc::new).collect();
+        if first {
+            kept.prepare_next(shared, program, &self.launches, &bound);
+        }
+        let given = Given { inputs: &bound, results: &made };
         kept.bind(shared, program, &self.launches, &given)?;
         state.profile.clear();
         let mut timers = kept.timers.take();
@@ -205,6 +204,7 @@ impl Executable for GpuExecutable {
         kept.copy_out(program, &given, &mut encoder);
         kept.timers = timers.filter(|_| profiling);
         shared.queue.submit([encoder.finish()]);
+        program.updates.iter().for_each(|&n| bound[n as usize].has_changed());
         drop(guard);
         shared.runs.fetch_add(1, Ordering::Relaxed);
         shared.run_nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
@@ -212,6 +212,8 @@ impl Executable for GpuExecutable {
         shared.dispatches.fetch_add(self.launches.len() as u64, Ordering::Relaxed);
         shared.copied_inputs.fetch_add(copies.len() as u64, Ordering::Relaxed);
         shared.faults.check("a program")?;
+        let results = made.into_iter().zip(&program.results);
+        let results = results.map(|(memory, spec)| Buffer::new(memory, spec.bytes, shared.uid)).collect();
         Ok(RunOutput { results, updated: updated.into_iter().map(|(buffer, _)| buffer).collect() })
     }
 

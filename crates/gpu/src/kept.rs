@@ -2,13 +2,16 @@
 //!
 //! A bind group names buffers, so a run makes new ones wherever it meets a buffer for the first time. Weights that are updated in
 //! place stay where they are. A batch and a loss are new buffers in every step; being small, they are copied to and from
-//! buffers that stay. What is large is bound where it is: the pool hands out the same buffers in a step that repeats.
+//! buffers that stay (an input only where its elements are others than last time). What is large is bound where it is. Large
+//! results are asked of the pool by number, so that a step that repeats gets those that it knows; a caller may keep the results of
+//! one run until it has those of the next, so the first run leaves a second set in the pool, with bind groups. From the second
+//! run on nothing is made then.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, BufferBinding, CommandEncoder};
-use wgrad_ir::{BufferRef, DType, Program};
-use wgrad_runtime::DeviceError;
+use wgrad_ir::{BufferRef, BufferSpec, Program};
+use wgrad_runtime::{DeviceError, spare_inputs, spare_results};
 
 use crate::{
     device::Shared,
@@ -17,26 +20,27 @@ use crate::{
     timers::Timers,
 };
 
-/// Inputs and results up to this size have a home.
+/// Results up to this size have a home.
 const SMALL: u64 = 64 << 10;
 
 /// Bind groups of one launch that are kept, for as many sets of buffers.
 const GENERATIONS: usize = 4;
 
-/// One input or result of a program.
-#[derive(Default)]
+/// A buffer of the program's own for a small input.
 struct Home {
-    memory: Option<Memory>,
-    /// The buffer of the latest run, in an input without a home.
-    seen: Option<u64>,
+    memory: Memory,
+    /// What was copied to it last.
+    contents: Option<u64>,
 }
 
 /// A program's memory, in use by one run at a time.
 pub(crate) struct Kept {
     temps: Vec<Memory>,
     pub(crate) scalars: Memory,
-    inputs: Vec<Home>,
-    results: Vec<Home>,
+    inputs: Vec<Option<Home>>,
+    results: Vec<Option<Memory>>,
+    /// The numbers of the buffers that large results had, the first set first.
+    sets: Vec<Vec<u64>>,
     /// For each launch its bind groups, the latest first, each with the numbers of the buffers that may change.
     groups: Vec<Vec<(Vec<u64>, BindGroup)>>,
     trims: u64,
@@ -55,55 +59,98 @@ impl Kept {
         let take = |bytes, what: &str| shared.pool.take(Use::Storage, bytes, || what.to_owned());
         let temps = program.temps.iter().map(|&bytes| take(bytes, "scratch memory of a program"));
         let results = program.results.iter().map(|spec| {
-            let memory = (spec.bytes <= SMALL).then(|| take(spec.bytes, "a result of a program"));
-            Ok(Home { memory: memory.transpose()?, seen: None })
+            (spec.bytes <= SMALL).then(|| take(spec.bytes, "a result of a program")).transpose()
         });
-        // Ids and masks come with the batch; small numbers may be weights, which show by staying the same.
-        let inputs = program.inputs.iter().enumerate().map(|(n, spec)| {
-            let changes = spec.dtype != DType::F32 && can_move(program, n);
-            let memory = changes.then(|| take(spec.bytes, "an input of a program"));
-            Ok(Home { memory: memory.transpose()?, seen: None })
-        });
+        let mut inputs: Vec<Option<Home>> = program.inputs.iter().map(|_| None).collect();
+        for (n, spec) in spare_inputs(program) {
+            let memory = take(spec.bytes, "an input of a program")?;
+            inputs[n] = Some(Home { memory, contents: None });
+        }
         Ok(Kept {
             temps: temps.collect::<Result<_, _>>()?,
             scalars: take(4 * program.scalars.len() as u64, "the scalars of a program")?,
-            inputs: inputs.collect::<Result<_, DeviceError>>()?,
+            inputs,
             results: results.collect::<Result<_, DeviceError>>()?,
+            sets: Vec::new(),
             groups: (0..launches).map(|_| Vec::new()).collect(),
             trims: shared.pool.trims(),
             timers: None,
         })
     }
 
-    /// Gives a home to each small input that comes in another buffer than last time.
-    pub(crate) fn settle(
+    /// Buffers for the results of one run: where large ones are, those of an earlier run that nobody holds now.
+    pub(crate) fn take_results(
         &mut self,
         shared: &Shared,
         program: &Program,
-        given: &Given<'_>,
-    ) -> Result<(), DeviceError> {
-        for (n, (home, memory)) in self.inputs.iter_mut().zip(given.inputs).enumerate() {
-            let moved = home.seen.replace(memory.id()).is_some_and(|seen| seen != memory.id());
-            if moved && home.memory.is_none() && can_move(program, n) {
-                let bytes = program.inputs[n].bytes;
-                let taken = shared.pool.take(Use::Storage, bytes, || "an input of a program".to_owned())?;
-                home.memory = Some(taken);
+    ) -> Result<Vec<Memory>, DeviceError> {
+        let take = |spec: &BufferSpec| {
+            shared.pool.take(Use::Storage, spec.bytes, || format!("a result {}{}", spec.dtype, spec.shape))
+        };
+        let is_large = |n: &usize| self.results[*n].is_none();
+        let large: Vec<usize> = (0..program.results.len()).filter(is_large).collect();
+        let again = self.sets.iter().find_map(|set| {
+            let wanted = large.iter().zip(set).map(|(&n, &id)| (program.results[n].bytes, id));
+            shared.pool.take_again(&wanted.collect::<Vec<_>>())
+        });
+        let taken = match again {
+            Some(taken) => taken,
+            None => {
+                let taken = large.iter().map(|&n| take(&program.results[n])).collect::<Result<Vec<_>, _>>()?;
+                if self.sets.len() == GENERATIONS {
+                    self.sets.remove(0);
+                }
+                self.sets.push(taken.iter().map(Memory::id).collect());
+                taken
             }
+        };
+        let mut taken = taken.into_iter();
+        let home = |(spec, home): (&BufferSpec, &Option<Memory>)| match home {
+            None => taken.next().map_or_else(|| take(spec), Ok),
+            Some(_) => take(spec),
+        };
+        program.results.iter().zip(&self.results).map(home).collect()
+    }
+
+    /// Leaves in the pool what the next run takes if all of this run's buffers are still held then, and binds it. Whether that
+    /// succeeds makes no difference to this run.
+    pub(crate) fn prepare_next(
+        &mut self,
+        shared: &Shared,
+        program: &Program,
+        launches: &[Launch],
+        inputs: &[Arc<Memory>],
+    ) {
+        let mut spare = Vec::new();
+        if spare_results(program).len() == program.results.len()
+            && let Ok(results) = self.take_results(shared, program)
+        {
+            let results: Vec<_> = results.into_iter().map(Arc::new).collect();
+            let _ = self.bind(shared, program, launches, &Given { inputs, results: &results });
+            spare = results;
         }
-        Ok(())
+        let input = |(_, spec): (usize, &BufferSpec)| shared.pool.take(Use::Storage, spec.bytes, String::new);
+        let batch: Vec<_> = spare_inputs(program).map(input).collect();
+        drop((spare, batch));
     }
 
     /// Queues the copies of small inputs to their homes.
-    pub(crate) fn copy_in(&self, program: &Program, given: &Given<'_>, encoder: &mut CommandEncoder) {
-        for ((home, from), spec) in self.inputs.iter().zip(given.inputs).zip(&program.inputs) {
-            copy(Some(from), home.memory.as_ref(), spec.bytes, encoder);
+    pub(crate) fn copy_in(&mut self, program: &Program, given: &Given<'_>, encoder: &mut CommandEncoder) {
+        for ((home, from), spec) in self.inputs.iter_mut().zip(given.inputs).zip(&program.inputs) {
+            if let Some(home) = home
+                && home.contents.replace(from.contents()) != Some(from.contents())
+            {
+                copy(from, &home.memory, spec.bytes, encoder);
+            }
         }
     }
 
     /// Queues the copies of small results out of their homes.
     pub(crate) fn copy_out(&self, program: &Program, given: &Given<'_>, encoder: &mut CommandEncoder) {
         for ((home, to), spec) in self.results.iter().zip(given.results).zip(&program.results) {
-            copy(home.memory.as_ref(), Some(to), spec.bytes, encoder);
+            if let Some(home) = home {
+                copy(home, to, spec.bytes, encoder);
+            }
         }
     }
 
@@ -153,12 +200,11 @@ impl Kept {
     /// The caller's buffer behind a slot, if the kernel works on that itself.
     fn moving<'a>(&self, slot: &Slot, given: &Given<'a>) -> Option<&'a Memory> {
         let Slot::Buffer(arg) = slot else { return None };
-        let (home, memory) = match arg.buffer {
-            BufferRef::Input(i) => (&self.inputs[i as usize], &given.inputs[i as usize]),
-            BufferRef::Output(i) => (&self.results[i as usize], &given.results[i as usize]),
-            BufferRef::Temp(_) => return None,
-        };
-        if home.memory.is_some() { None } else { Some(memory) }
+        match arg.buffer {
+            BufferRef::Input(i) if self.inputs[i as usize].is_none() => Some(&given.inputs[i as usize]),
+            BufferRef::Output(i) if self.results[i as usize].is_none() => Some(&given.results[i as usize]),
+            _ => None,
+        }
     }
 
     fn group(
@@ -175,8 +221,8 @@ impl Kept {
                 Slot::Status => (Some(&shared.status), 0, 4),
                 Slot::Buffer(arg) => {
                     let kept = match arg.buffer {
-                        BufferRef::Input(i) => self.inputs[i as usize].memory.as_ref(),
-                        BufferRef::Output(i) => self.results[i as usize].memory.as_ref(),
+                        BufferRef::Input(i) => self.inputs[i as usize].as_ref().map(|home| &home.memory),
+                        BufferRef::Output(i) => self.results[i as usize].as_ref(),
                         BufferRef::Temp(i) => self.temps.get(i as usize),
                     };
                     (kept.or_else(|| self.moving(slot, given)), arg.offset, arg.bytes)
@@ -205,13 +251,8 @@ impl Kept {
     }
 }
 
-/// Whether an input may be copied to a home: it is small, and read only.
-fn can_move(program: &Program, input: usize) -> bool {
-    program.inputs[input].bytes <= SMALL && !program.updates.contains(&(input as u32))
-}
-
-fn copy(from: Option<&Memory>, to: Option<&Memory>, bytes: u64, encoder: &mut CommandEncoder) {
-    if let (Some(from), Some(to)) = (from.and_then(Memory::buffer), to.and_then(Memory::buffer))
+fn copy(from: &Memory, to: &Memory, bytes: u64, encoder: &mut CommandEncoder) {
+    if let (Some(from), Some(to)) = (from.buffer(), to.buffer())
         && bytes > 0
     {
         // Elements are words, so this is whole words already; the round says so to wgpu.

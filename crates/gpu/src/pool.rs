@@ -16,6 +16,10 @@ use crate::faults::Faults;
 /// Unused bytes that the pool keeps at least, however little is in use.
 const KEEP_AT_LEAST: u64 = 512 << 20;
 
+/// So many staging buffers of up to so many bytes come from the system at once: a step's few numbers may still be on their way
+/// when those of the next step set out.
+const STAGED: (usize, u64) = (8, 4096);
+
 /// What a buffer is for; buffers of different use are pooled apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Use {
@@ -39,6 +43,8 @@ pub(crate) struct Pool {
     peak: AtomicU64,
     allocations: AtomicU64,
     trims: AtomicU64,
+    /// The last number of [`Memory::contents`].
+    contents: AtomicU64,
 }
 
 /// A buffer that goes back to its pool with its last owner. What is queued then still finds its contents: later work on the
@@ -47,6 +53,7 @@ pub(crate) struct Memory {
     buffer: Option<Buffer>,
     id: u64,
     key: (Use, u64),
+    contents: AtomicU64,
     pool: Arc<Pool>,
 }
 
@@ -59,6 +66,16 @@ impl Memory {
     /// The buffer's number, which no other buffer of the pool ever has.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// A number of what the buffer holds: equal numbers, equal elements.
+    pub(crate) fn contents(&self) -> u64 {
+        self.contents.load(Ordering::Relaxed)
+    }
+
+    /// To be called once work is queued that writes what is not new.
+    pub(crate) fn has_changed(&self) {
+        self.contents.store(self.pool.next_contents(), Ordering::Relaxed);
     }
 
     /// Bytes of the buffer: whole `vec4`s.
@@ -102,6 +119,7 @@ impl Pool {
             peak: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
             trims: AtomicU64::new(0),
+            contents: AtomicU64::new(0),
         }
     }
 
@@ -117,20 +135,55 @@ impl Pool {
         let pooled = self.lock().get_mut(&key).and_then(BTreeMap::pop_first);
         if let Some((id, buffer)) = pooled {
             self.free_bytes.fetch_sub(size, Ordering::Relaxed);
-            return Ok(Memory { buffer: Some(buffer), id, key, pool: self.clone() });
+            return Ok(self.memory(id, key, buffer));
         }
-        let buffer = match self.allocate(usage, size, &what) {
+        let (count, small) = STAGED;
+        let batch = if usage == Use::Readback && size <= small { count } else { 1 };
+        let mut fresh = (0..batch).map(|_| self.fresh(key, &what)).collect::<Result<Vec<_>, _>>()?;
+        // The others go to the pool.
+        fresh.pop().ok_or_else(|| self.faults.out_of_memory(&what(), size))
+    }
+
+    /// The unused buffers of these sizes and numbers, if all of them are there.
+    pub(crate) fn take_again(self: &Arc<Self>, wanted: &[(u64, u64)]) -> Option<Vec<Memory>> {
+        let mut free = self.lock();
+        let key = |bytes: u64| (Use::Storage, class(bytes, self.max_buffer_bytes));
+        let there = |&(bytes, id): &(u64, u64)| free.get(&key(bytes)).is_some_and(|list| list.contains_key(&id));
+        if !wanted.iter().all(there) {
+            return None;
+        }
+        let taken = wanted.iter().filter_map(|&(bytes, id)| {
+            let buffer = free.get_mut(&key(bytes))?.remove(&id)?;
+            self.free_bytes.fetch_sub(key(bytes).1, Ordering::Relaxed);
+            Some(self.memory(id, key(bytes), buffer))
+        });
+        Some(taken.collect())
+    }
+
+    /// A buffer from the system.
+    fn fresh(self: &Arc<Self>, key: (Use, u64), what: &impl Fn() -> String) -> Result<Memory, DeviceError> {
+        let (usage, size) = key;
+        let buffer = match self.allocate(usage, size, what) {
             Err(DeviceError::OutOfMemory { .. }) if self.free_bytes.load(Ordering::Relaxed) > 0 => {
                 // What lies unused in the pool may be all that is missing.
                 self.trim();
-                self.allocate(usage, size, &what)?
+                self.allocate(usage, size, what)?
             }
             other => other?,
         };
         let id = self.allocations.fetch_add(1, Ordering::Relaxed);
         let now = self.allocated.fetch_add(size, Ordering::Relaxed) + size;
         self.peak.fetch_max(now, Ordering::Relaxed);
-        Ok(Memory { buffer: Some(buffer), id, key, pool: self.clone() })
+        Ok(self.memory(id, key, buffer))
+    }
+
+    fn memory(self: &Arc<Self>, id: u64, key: (Use, u64), buffer: Buffer) -> Memory {
+        let contents = AtomicU64::new(self.next_contents());
+        Memory { buffer: Some(buffer), id, key, contents, pool: self.clone() }
+    }
+
+    fn next_contents(&self) -> u64 {
+        self.contents.fetch_add(1, Ordering::Relaxed)
     }
 
     fn allocate(&self, usage: Use, size: u64, what: &impl Fn() -> String) -> Result<Buffer, DeviceError> {

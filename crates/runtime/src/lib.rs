@@ -8,6 +8,7 @@ mod buffer;
 mod cache;
 mod device;
 mod error;
+mod limits;
 mod memory;
 mod planning;
 mod readback;
@@ -19,7 +20,10 @@ pub use device::{
     Device, DeviceHandle, DeviceInfo, DeviceKind, DeviceStats, Executable, RunOutput, StepTime,
 };
 pub use error::DeviceError;
-pub use memory::{MemoryEstimate, available_memory, check_available, human_bytes};
-pub use planning::{PlannedRun, PlanningDevice, check_limits};
+pub use limits::check_limits;
+pub use memory::{
+    MemoryEstimate, available_memory, check_available, human_bytes, spare_inputs, spare_results,
+};
+pub use planning::{PlannedRun, PlanningDevice};
 pub use readback::{PendingRead, Readback};
 pub use registry::{Backend, Opened, Registry};

@@ -5,7 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use wgrad_ir::{BufferSpec, Program};
+
 use crate::DeviceError;
+
+/// Largest size of all results of a program together of which a runtime prepares a second set.
+const SPARE_RESULTS: u64 = 16 << 20;
+
+/// Largest size of an input of which it prepares a second one.
+const SPARE_INPUT: u64 = 64 << 10;
 
 /// Bytes that this process can still take, and when that was read.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +62,20 @@ pub fn check_available(device: &str, what: impl FnOnce() -> String, needed: u64)
         return Err(DeviceError::OutOfMemory { device: device.to_owned(), what: what(), needed, available });
     }
     Ok(())
+}
+
+/// The results that a runtime has memory for in its pool once a program has run for the first time, beside those of that run: a
+/// caller may keep the results of one step until it has those of the next, and no step but the first takes memory from the system.
+/// All of them or, where they are large, none: their second set is allocated where a caller really needs it.
+pub fn spare_results(program: &Program) -> &[BufferSpec] {
+    let bytes: u64 = program.results.iter().map(|spec| spec.bytes).sum();
+    if bytes <= SPARE_RESULTS { &program.results } else { &[] }
+}
+
+/// The inputs of which that holds as well: those that the program only reads and that are small, as the ids of a batch are.
+pub fn spare_inputs(program: &Program) -> impl Iterator<Item = (usize, &BufferSpec)> {
+    let all = program.inputs.iter().enumerate();
+    all.filter(|(n, spec)| spec.bytes <= SPARE_INPUT && !program.updates.contains(&(*n as u32)))
 }
 
 /// Bytes in the largest unit that keeps the number above one: `128.0 MiB`.

@@ -9,7 +9,7 @@ use crate::{Tensor, tensor::Source, trace::Trace};
 /// What [`eval_donating`](crate::eval_donating) may overwrite, and who may still be holding on to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Donation<'a> {
-    /// The leaves whose elements nothing needs once the wanted tensors are there.
+    /// The leaves whose elements nothing needs once the wanted tensors are there, in the order of those that replace them.
     pub leaves: &'a [&'a Tensor],
     /// Handles that the caller knows of and will drop: a tensor occurs here once for each of its handles, the one behind the
     /// reference included.
@@ -19,7 +19,8 @@ pub struct Donation<'a> {
 }
 
 impl Donation<'_> {
-    /// The inputs of a trace that can be given up, by number.
+    /// The numbers of the inputs of a trace that can be given up, in the order of the leaves: the n-th of them is overwritten by the
+    /// n-th wanted tensor that can take its place.
     pub(crate) fn inputs(&self, trace: &Trace) -> Vec<u32> {
         if self.leaves.is_empty() {
             return Vec::new();
@@ -62,10 +63,13 @@ impl Donation<'_> {
                 _ => None,
             }
         });
-        let mut inputs: Vec<u32> = inputs.collect();
-        inputs.sort_unstable();
-        inputs.dedup();
-        inputs
+        let mut list: Vec<u32> = Vec::new();
+        for input in inputs {
+            if !list.contains(&input) {
+                list.push(input);
+            }
+        }
+        list
     }
 }
 
