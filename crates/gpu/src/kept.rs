@@ -58,9 +58,10 @@ impl Kept {
     pub(crate) fn new(shared: &Shared, program: &Program, launches: usize) -> Result<Self, DeviceError> {
         let take = |bytes, what: &str| shared.pool.take(Use::Storage, bytes, || what.to_owned());
         let temps = program.temps.iter().map(|&bytes| take(bytes, "scratch memory of a program"));
-        let results = program.results.iter().map(|spec| {
-            (spec.bytes <= SMALL).then(|| take(spec.bytes, "a result of a program")).transpose()
-        });
+        let results = program
+            .results
+            .iter()
+            .map(|spec| (spec.bytes <= SMALL).then(|| take(spec.bytes, "a result of a program")).transpose());
         let mut inputs: Vec<Option<Home>> = program.inputs.iter().map(|_| None).collect();
         for (n, spec) in spare_inputs(program) {
             let memory = take(spec.bytes, "an input of a program")?;
@@ -96,7 +97,8 @@ impl Kept {
         let taken = match again {
             Some(taken) => taken,
             None => {
-                let taken = large.iter().map(|&n| take(&program.results[n])).collect::<Result<Vec<_>, _>>()?;
+                let taken =
+                    large.iter().map(|&n| take(&program.results[n])).collect::<Result<Vec<_>, _>>()?;
                 if self.sets.len() == GENERATIONS {
                     self.sets.remove(0);
                 }

@@ -148,7 +148,8 @@ impl Pool {
     pub(crate) fn take_again(self: &Arc<Self>, wanted: &[(u64, u64)]) -> Option<Vec<Memory>> {
         let mut free = self.lock();
         let key = |bytes: u64| (Use::Storage, class(bytes, self.max_buffer_bytes));
-        let there = |&(bytes, id): &(u64, u64)| free.get(&key(bytes)).is_some_and(|list| list.contains_key(&id));
+        let there =
+            |&(bytes, id): &(u64, u64)| free.get(&key(bytes)).is_some_and(|list| list.contains_key(&id));
         if !wanted.iter().all(there) {
             return None;
         }

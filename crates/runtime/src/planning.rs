@@ -328,7 +328,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use wgrad_ir::{
-        Arg, BufferRef, BufferSpec, Expr, ExprId, ExprNode, IndexMap, Kernel, MapKernel, Shape, Step, Store, View,
+        Arg, BufferRef, BufferSpec, Expr, ExprId, ExprNode, IndexMap, Kernel, MapKernel, Shape, Step, Store,
+        View,
     };
 
     use super::*;

@@ -42,7 +42,8 @@ fn train(device: &DeviceHandle, caller: Caller, steps: u32) -> Vec<(DeviceStats,
     let mut optimizer = AdamW::new(decay_matrices_only(&model, 0.1), AdamWConfig::default());
     optimizer.set_clip_grad_norm(Some(1.0));
     let batch = |step: u32| {
-        let ids = |shift: usize| (0..BATCH * CONTEXT).map(move |i| ((i * 7 + shift + step as usize) % 256) as i32);
+        let ids =
+            |shift: usize| (0..BATCH * CONTEXT).map(move |i| ((i * 7 + shift + step as usize) % 256) as i32);
         [0, 7].map(|shift| Tensor::from_vec(ids(shift).collect(), [BATCH, CONTEXT], device))
     };
     let mut stats = Vec::new();
