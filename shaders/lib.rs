@@ -13,6 +13,7 @@ mod attention;
 mod bindings;
 #[cfg(feature = "check")]
 mod check;
+mod cumulate;
 mod dispatch;
 mod expr;
 mod grid;
@@ -29,6 +30,7 @@ mod wide;
 pub use attention::AttentionVariant;
 #[cfg(feature = "check")]
 pub use check::check;
+pub use cumulate::CumulateVariant;
 pub use dispatch::{Binding, Dispatch, KernelError, Resource};
 pub use matmul::MatMulVariant;
 pub use reduce::ReduceVariant;
@@ -44,6 +46,8 @@ pub struct Choices {
     pub reduce: Option<ReduceVariant>,
     /// For reductions along rows.
     pub row: Option<RowVariant>,
+    /// For sums so far and linear recurrences.
+    pub cumulate: Option<CumulateVariant>,
     /// For attention and its gradient.
     pub attention: Option<AttentionVariant>,
 }
@@ -65,6 +69,10 @@ pub fn generate(kernel: &Kernel, caps: &DeviceCaps, choices: &Choices) -> Result
         },
         Kernel::Row(k) => row::generate(k, caps, choices.row),
         Kernel::ScatterAdd(k) => scatter::generate(k, caps),
+        Kernel::Cumulate(k) => match choices.cumulate {
+            Some(variant) => cumulate::generate_as(k, caps, variant),
+            None => cumulate::generate(k, caps),
+        },
         Kernel::Attention(k) => match choices.attention {
             Some(variant) => attention::generate_as(k, caps, variant),
             None => attention::generate(k, caps),

@@ -1,6 +1,8 @@
 //! Short names for the nodes that gradient rules are written with.
 
-use wgrad_ir::{BinaryOp, CompareOp, Graph, IrError, Literal, NodeId, Op, ReduceOp, Shape, UnaryOp};
+use wgrad_ir::{
+    BinaryOp, CompareOp, CumulateOp, Graph, IrError, Literal, NodeId, Op, ReduceOp, Shape, UnaryOp,
+};
 
 use crate::Axes;
 
@@ -116,6 +118,28 @@ impl<'g> Builder<'g> {
     /// Sum over `axes`, which stay with extent 1.
     pub(crate) fn sum(&mut self, x: NodeId, axes: Axes) -> Built {
         self.graph.push(Op::Reduce { op: ReduceOp::Sum, axes }, &[x])
+    }
+
+    /// A cumulation from the last element to the first: sums of one operand, a linear recurrence of two.
+    pub(crate) fn cumulate_back(&mut self, axis: usize, operands: &[NodeId]) -> Built {
+        let op = if operands.len() == 1 { CumulateOp::Sum } else { CumulateOp::Linear };
+        let flip = Op::Flip(Axes::from_slice(&[axis]));
+        let turned = operands.iter().map(|&x| self.graph.push(flip.clone(), &[x]));
+        let turned = turned.collect::<Result<Vec<_>, _>>()?;
+        let result = self.graph.push(Op::Cumulate { op, axis }, &turned)?;
+        self.graph.push(flip, &[result])
+    }
+
+    /// The elements one further along an axis (or, with `back`, one before), zeros where there are none.
+    pub(crate) fn shifted(&mut self, x: NodeId, axis: usize, back: bool) -> Built {
+        let shape = self.shape(x);
+        let (n, by) = (shape[axis], shape[axis].min(1));
+        let mut ranges: Vec<_> = shape.iter().map(|&n| (0, n, 1)).collect();
+        ranges[axis] = (if back { 0 } else { by }, n - by, 1);
+        let kept = self.slice(x, &ranges)?;
+        let mut widths = vec![(0, 0); shape.rank()];
+        widths[axis] = if back { (by, 0) } else { (0, by) };
+        self.pad(kept, &widths)
     }
 
     pub(crate) fn dot(&mut self, a: NodeId, b: NodeId) -> Built {

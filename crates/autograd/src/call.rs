@@ -16,16 +16,25 @@ use crate::{AutogradError, Cotangents, build::Builder};
 
 type Operands = SmallVec<[NodeId; 3]>;
 
-/// The calls of a graph: function and operands, and the nodes of their outputs in ascending order.
-pub(crate) struct Calls(FxHashMap<(*const Function, Operands), Vec<NodeId>>);
+/// The calls and loops of a graph: address of function or loop, and operands; and the nodes of their outputs in ascending order.
+pub(crate) struct Calls(FxHashMap<(usize, Operands), Vec<NodeId>>);
+
+/// What the outputs of one call have in common, apart from the operands.
+fn address(op: &Op) -> Option<usize> {
+    match op {
+        Op::Call { function, .. } => Some(Arc::as_ptr(function) as usize),
+        Op::Loop { body, .. } => Some(Arc::as_ptr(body) as usize),
+        _ => None,
+    }
+}
 
 impl Calls {
     /// The calls among the nodes up to `last`.
     pub(crate) fn find(graph: &Graph, last: NodeId) -> Self {
         let mut calls: FxHashMap<_, Vec<NodeId>> = FxHashMap::default();
         for (index, node) in graph.nodes()[..=last.index()].iter().enumerate() {
-            if let Op::Call { function, .. } = &node.op {
-                let outputs = calls.entry((Arc::as_ptr(function), node.inputs.clone())).or_default();
+            if let Some(address) = address(&node.op) {
+                let outputs = calls.entry((address, node.inputs.clone())).or_default();
                 outputs.push(NodeId(index as u32));
             }
         }
@@ -35,8 +44,7 @@ impl Calls {
     /// The nodes of the call whose lowest node is `id`.
     pub(crate) fn completed_at(&self, b: &Builder<'_>, id: NodeId) -> Option<&[NodeId]> {
         let node = b.graph.node(id);
-        let Op::Call { function, .. } = &node.op else { return None };
-        let outputs = self.0.get(&(Arc::as_ptr(function), node.inputs.clone()))?;
+        let outputs = self.0.get(&(address(&node.op)?, node.inputs.clone()))?;
         (outputs.first() == Some(&id)).then_some(outputs)
     }
 }

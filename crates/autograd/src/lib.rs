@@ -1,7 +1,7 @@
 //! Reverse-mode differentiation as a graph transform: [`grad`] appends to a graph the nodes that compute a loss's gradients.
 //!
 //! The rules are one table (one arm per primitive, in `rules.rs`); calls of functions bring a gradient of their own, or get
-//! one from their definition (`call.rs`). Gradients are built from the same primitives, so that they can be
+//! one from their definition (`call.rs`); the gradient of a loop is a loop (`loops.rs`). Gradients are built from the same primitives, so that they can be
 //! differentiated again.
 //!
 //! ```
@@ -17,6 +17,7 @@
 
 mod build;
 mod call;
+mod loops;
 mod rules;
 
 use build::Builder;
@@ -102,6 +103,13 @@ pub fn vjp(
             let function = function.clone();
             if let Some(outputs) = calls.completed_at(&b, y) {
                 call::vjp(&mut b, &function, outputs, &reaches, &mut cotangents)?;
+            }
+            continue;
+        }
+        if let Op::Loop { body, .. } = &b.graph.node(y).op {
+            let body = body.clone();
+            if let Some(outputs) = calls.completed_at(&b, y) {
+                loops::vjp(&mut b, &body, outputs, &reaches, &mut cotangents)?;
             }
             continue;
         }

@@ -5,7 +5,7 @@
 
 use std::f64::consts::FRAC_2_SQRT_PI;
 
-use wgrad_ir::{BinaryOp, CompareOp, IrError, Node, NodeId, Op, ReduceOp, UnaryOp};
+use wgrad_ir::{BinaryOp, CompareOp, CumulateOp, IrError, Node, NodeId, Op, ReduceOp, UnaryOp};
 
 use crate::{AutogradError, Axes, build::Builder};
 
@@ -87,6 +87,18 @@ pub(crate) fn vjp(
             let share = b.expand(share, shape)?;
             b.mul(share, ones)?
         }
+        Op::Cumulate { op: CumulateOp::Sum, axis } => b.cumulate_back(*axis, &[g])?,
+        // The cotangent of what is added in step i: λᵢ = gᵢ + aᵢ₊₁ λᵢ₊₁; that of the factor: λᵢ yᵢ₋₁.
+        Op::Cumulate { op: CumulateOp::Linear, axis } => {
+            let later = b.shifted(node.inputs[0], *axis, false)?;
+            let terms = b.cumulate_back(*axis, &[later, g])?;
+            if operand == 1 {
+                terms
+            } else {
+                let before = b.shifted(y, *axis, true)?;
+                b.mul(terms, before)?
+            }
+        }
         // C = A B: dA = g Bᵀ, dB = Aᵀ g.
         Op::Dot if operand == 0 => {
             let bt = b.matrix_transpose(node.inputs[1])?;
@@ -106,8 +118,9 @@ pub(crate) fn vjp(
         | Op::Const(_)
         | Op::Iota { .. }
         | Op::Random { .. }
-        // A call is differentiated as a whole, in `call.rs`.
+        // Calls and loops are differentiated as a whole, in `call.rs` and `loops.rs`.
         | Op::Call { .. }
+        | Op::Loop { .. }
         | Op::Compare(_)
         | Op::StopGradient
         | Op::Gather

@@ -108,7 +108,7 @@ impl Fuser<'_> {
                 Op::Input { .. } | Op::Reduce { .. } | Op::Concat { .. } => {
                     self.layout.realized[id.index()] = true
                 }
-                Op::Dot => {
+                Op::Dot | Op::Cumulate { .. } => {
                     self.layout.realized[id.index()] = true;
                     for &operand in &node.inputs {
                         let (base, _) = self.layout.operand(operand);
@@ -126,8 +126,8 @@ impl Fuser<'_> {
                         self.layout.realized[base.index()] = true;
                     }
                 }
-                Op::ScatterAdd { .. } | Op::Gather => {
-                    self.layout.realized[id.index()] |= matches!(node.op, Op::ScatterAdd { .. });
+                Op::ScatterAdd { .. } | Op::Loop { .. } | Op::Gather => {
+                    self.layout.realized[id.index()] |= !matches!(node.op, Op::Gather);
                     for &operand in &node.inputs {
                         let base = self.layout.contiguous_base(operand);
                         self.layout.realized[base.index()] = true;

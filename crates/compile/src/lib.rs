@@ -3,6 +3,7 @@
 //!
 //! Passes, in order, each leaving something that `wgrad_ir` can verify and print:
 //! 0. [`inline`](mod@inline): functions without a kernel become their bodies;
+//!    [`loops`](mod@loops): loops without what is not needed or does not change, on aligned slices;
 //! 1. [`simplify`](mod@simplify): fold constants, collapse movements, merge equal nodes, drop dead ones;
 //!    [`remat`](mod@remat): compute activations again;
 //!    [`schedule`](mod@schedule): run early what shrinks memory;
@@ -34,6 +35,7 @@ pub mod concat;
 pub mod fuse;
 pub mod inline;
 pub mod layout;
+pub mod loops;
 pub mod lower;
 pub mod merge;
 pub mod plan;
@@ -163,7 +165,9 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
     }
     let inlined = inline::inline(graph, caps, options.kernels)?;
     debug_verify(&inlined)?;
-    let simple = simplify::simplify(&inlined, options.simplify)?;
+    let prepared = loops::prepare(&inlined, caps)?;
+    debug_verify(&prepared)?;
+    let simple = simplify::simplify(&prepared, options.simplify)?;
     let simple = if options.rematerialize {
         remat::rematerialize(&simple, &made(&simple, caps, options))?
     } else {
@@ -179,11 +183,12 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
     debug_verify(&simple)?;
     let split = split::split_reductions(&simple, caps)?;
     debug_verify(&split)?;
+    let loops = lower::LoopPrograms::compile(&split, caps, options)?;
     // A kernel that would read one part of a buffer and write another cannot write in place: such parts get buffers of their own.
     let mut blocked: Vec<NodeId> = Vec::new();
     let program = loop {
         let layout = fuse::realized(&split, caps, options, &blocked);
-        let mut kernels = lower::lower(&layout)?;
+        let mut kernels = lower::lower(&layout, &loops)?;
         if options.merge || options.rows || options.epilogues {
             kernels = merge::merge(kernels, &layout, caps, options, graph.donated());
         }

@@ -12,6 +12,10 @@ use wgrad_ir::{
 use crate::layout::Layout;
 
 mod attention;
+mod cumulate;
+mod loops;
+
+pub use loops::{LoopPrograms, LoopSteps};
 
 /// An argument before memory is planned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,11 +36,44 @@ impl NodeArg {
     }
 }
 
+/// What a [`NodeKernel`] computes.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// One kernel.
+    Kernel(Kernel),
+    /// The kernels of all iterations of a loop.
+    Loop(Box<LoopSteps>),
+}
+
+impl Work {
+    /// The kernel, if it is one.
+    pub fn kernel(&self) -> Option<&Kernel> {
+        match self {
+            Work::Kernel(kernel) => Some(kernel),
+            Work::Loop(_) => None,
+        }
+    }
+
+    /// Which arguments are written, ascending.
+    pub fn writes(&self) -> Vec<u32> {
+        match self {
+            Work::Kernel(kernel) => kernel.writes(),
+            Work::Loop(steps) => steps.writes(),
+        }
+    }
+}
+
+impl From<Kernel> for Work {
+    fn from(kernel: Kernel) -> Self {
+        Work::Kernel(kernel)
+    }
+}
+
 /// A kernel whose arguments are still nodes: memory comes later.
 #[derive(Clone, Debug)]
 pub struct NodeKernel {
     /// What is computed.
-    pub kernel: Kernel,
+    pub work: Work,
     /// What stands behind each argument.
     pub args: Vec<NodeArg>,
     /// The primitives computed, in order, for labels.
@@ -46,12 +83,12 @@ pub struct NodeKernel {
 impl NodeKernel {
     /// The nodes that the kernel writes.
     pub fn written(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.kernel.writes().into_iter().filter_map(|a| self.args[a as usize].node())
+        self.work.writes().into_iter().filter_map(|a| self.args[a as usize].node())
     }
 
     /// The nodes that the kernel only reads.
     pub fn read(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let writes = self.kernel.writes();
+        let writes = self.work.writes();
         let read = self.args.iter().enumerate().filter(move |(a, _)| !writes.contains(&(*a as u32)));
         read.filter_map(|(_, arg)| arg.node())
     }
@@ -71,7 +108,7 @@ impl NodeKernel {
 ///
 /// # Errors
 /// A contraction's operand cannot be read through strides, which fusion rules out.
-pub fn lower(layout: &Layout<'_>) -> Result<Vec<NodeKernel>, IrError> {
+pub fn lower(layout: &Layout<'_>, loops: &LoopPrograms) -> Result<Vec<NodeKernel>, IrError> {
     let graph = layout.graph;
     let mut kernels = Vec::new();
     for id in graph.ids().filter(|id| layout.realized[id.index()]) {
@@ -125,10 +162,23 @@ pub fn lower(layout: &Layout<'_>) -> Result<Vec<NodeKernel>, IrError> {
                 };
                 let operand = |n| NodeArg::Node(layout.contiguous_base(n));
                 kernels.push(NodeKernel {
-                    kernel: Kernel::ScatterAdd(kernel),
+                    work: Kernel::ScatterAdd(kernel).into(),
                     args: vec![NodeArg::Node(id), operand(ids), operand(src), NodeArg::Scratch(2 * count)],
                     ops: vec![node.op.name()],
                 });
+            }
+            Op::Cumulate { op, axis } => kernels.push(cumulate::lower(layout, id, *op, *axis)?),
+            Op::Loop { body, .. } => {
+                // One list of steps computes all outputs, where the first of them stands.
+                let same = |n: &NodeId| {
+                    let other = graph.node(*n);
+                    matches!(&other.op, Op::Loop { body: b, .. } if Arc::ptr_eq(b, body))
+                        && other.inputs == node.inputs
+                };
+                if graph.ids().find(same) == Some(id) {
+                    let nodes: Vec<NodeId> = graph.ids().filter(same).collect();
+                    kernels.push(loops.lower(layout, body, &nodes)?);
+                }
             }
             Op::Concat { axis } => {
                 let mut at = 0;
@@ -209,7 +259,7 @@ fn matmul(layout: &Layout<'_>, id: NodeId) -> Result<NodeKernel, IrError> {
         exprs: vec![ExprNode { expr: Expr::Product, dtype: node.dtype }],
         stores: vec![Store { arg: 0, value: ExprId(0), view }],
     };
-    Ok(NodeKernel { kernel: Kernel::MatMul(kernel), args, ops: vec![node.op.name()] })
+    Ok(NodeKernel { work: Kernel::MatMul(kernel).into(), args, ops: vec![node.op.name()] })
 }
 
 /// Builds the expressions of one kernel. A *path* lists the movements between a node and the kernel's iteration space, the
@@ -247,7 +297,7 @@ impl<'g> Builder<'g> {
         if ops.is_empty() {
             ops.push("copy");
         }
-        NodeKernel { kernel: kernel(self.exprs), args: self.args, ops }
+        NodeKernel { work: kernel(self.exprs).into(), args: self.args, ops }
     }
 
     fn movement(&mut self, op: Op) -> u32 {
@@ -376,7 +426,15 @@ impl<'g> Builder<'g> {
 }
 
 /// Kernels behind `Arc`, equal ones shared.
-pub fn share(kernels: impl IntoIterator<Item = Kernel>) -> Vec<Arc<Kernel>> {
-    let mut known: FxHashMap<Kernel, Arc<Kernel>> = FxHashMap::default();
-    kernels.into_iter().map(|k| known.entry(k.clone()).or_insert_with(|| Arc::new(k)).clone()).collect()
+#[derive(Default, Debug)]
+pub struct Shared(FxHashMap<Kernel, Arc<Kernel>>);
+
+impl Shared {
+    /// The shared copy of a kernel.
+    pub fn get(&mut self, kernel: &Kernel) -> Arc<Kernel> {
+        match self.0.get(kernel) {
+            Some(known) => known.clone(),
+            None => self.0.entry(kernel.clone()).or_insert_with(|| Arc::new(kernel.clone())).clone(),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use wgrad_ir::{DeviceCaps, Expr, ExprNode, IndexMap, Kernel, NodeId, Op};
 use crate::{
     Options,
     layout::Layout,
-    lower::{NodeArg, NodeKernel},
+    lower::{NodeArg, NodeKernel, Work},
 };
 
 mod body;
@@ -81,8 +81,9 @@ struct Merger<'a> {
 impl Merger<'_> {
     /// The earlier kernel to join, and the two as one.
     fn joined(&self, kernel: &NodeKernel) -> Option<(usize, NodeKernel)> {
-        let guest = Body::of(&kernel.kernel).filter(|b| b.kind != Kind::MatMul && b.space.elements() > 0)?;
-        if matches!(kernel.kernel, Kernel::Map(_)) && !self.options.merge {
+        let guest =
+            Body::of(kernel.work.kernel()?).filter(|b| b.kind != Kind::MatMul && b.space.elements() > 0)?;
+        if matches!(kernel.work, Work::Kernel(Kernel::Map(_))) && !self.options.merge {
             return None;
         }
         // Everything it reads must be there before the host runs, or come from the host itself.
@@ -90,7 +91,7 @@ impl Merger<'_> {
         let earliest = kernel.read().filter_map(after).max().unwrap_or(0);
         let first = earliest.max(self.out.len().saturating_sub(LOOK_BACK));
         // The latest one, so that values live shortly; but rather a product that it follows than a map beside it.
-        let products = |at: &usize| matches!(self.out[*at].kernel, Kernel::MatMul(_));
+        let products = |at: &usize| matches!(self.out[*at].work, Work::Kernel(Kernel::MatMul(_)));
         let latest = (first..self.out.len()).rev();
         for at in latest.clone().filter(products).chain(latest.filter(|at| !products(at))) {
             let host = &self.out[at];
@@ -127,7 +128,8 @@ impl Merger<'_> {
         {
             return (merged.args.len() <= self.max_args).then_some(merged);
         }
-        let body = Body::of(&host.kernel)?;
+        let host_kernel = host.work.kernel()?;
+        let body = Body::of(host_kernel)?;
         // Column sums are no value of the epilogue.
         let at_hand = |n: NodeId| body.stores.iter().any(|s| host.args[s.arg as usize].node() == Some(n));
         if kernel.read().any(|n| host.written().any(|w| w == n) && !at_hand(n)) {
@@ -184,7 +186,7 @@ impl Merger<'_> {
             return None;
         }
         let ops = host.ops.iter().chain(&kernel.ops).copied().collect();
-        Some(NodeKernel { kernel: merged.into_kernel(&host.kernel), args, ops })
+        Some(NodeKernel { work: merged.into_kernel(host_kernel).into(), args, ops })
     }
 
     /// Whether a kernel reads all of a donated input, which it may then update in place.

@@ -12,7 +12,7 @@ use wgrad_ir::{
 use crate::{
     Options,
     layout::Layout,
-    lower::{NodeArg, NodeKernel, share},
+    lower::{NodeArg, NodeKernel, Shared, Work},
     merge::drop_dead_stores,
 };
 
@@ -67,7 +67,7 @@ pub fn plan(
 
     let lives = Lives::of(layout, &kernels, &place, bytes_of);
     let assigned = lives.assign(options.reuse_memory, &mut program.temps);
-    let mut steps: Vec<(Vec<Arg>, String)> = Vec::with_capacity(kernels.len());
+    let mut shared = Shared::default();
     for (step, kernel) in kernels.iter().enumerate() {
         let mut args = Vec::with_capacity(kernel.args.len());
         for (position, arg) in kernel.args.iter().enumerate() {
@@ -86,11 +86,13 @@ pub fn plan(
                 }
             });
         }
-        steps.push((args, kernel.label()));
+        match &kernel.work {
+            Work::Kernel(k) => {
+                program.steps.push(Step { kernel: shared.get(k), args, label: kernel.label() });
+            }
+            Work::Loop(steps) => steps.unroll(&args, &mut shared, &mut program.steps),
+        }
     }
-    let shared = share(kernels.into_iter().map(|k| k.kernel));
-    program.steps =
-        shared.into_iter().zip(steps).map(|(kernel, (args, label))| Step { kernel, args, label }).collect();
     program
 }
 
@@ -143,7 +145,9 @@ fn update_in_place(
     let writers =
         |node: NodeId| kernels.iter().filter(|k| k.written().any(|w| layout.owner(w).0 == node)).count();
     let once: Vec<NodeId> = kernels[last].written().filter(|&w| writers(w) == 1).collect();
-    let NodeKernel { kernel: Kernel::Map(map), args, .. } = &mut kernels[last] else { return None };
+    let NodeKernel { work: Work::Kernel(Kernel::Map(map)), args, .. } = &mut kernels[last] else {
+        return None;
+    };
     let of_input: Vec<usize> =
         (0..args.len()).filter(|&a| args[a].node().is_some_and(|n| layout.owner(n).0 == id)).collect();
     let &[from] = of_input.as_slice() else { return None };

@@ -126,6 +126,8 @@ impl Simplifier {
             Op::StopGradient => return Ok(Some(x)),
             Op::Cast(to) if self.node(x).dtype == *to => return Ok(Some(x)),
             Op::Concat { .. } if inputs.len() == 1 => return Ok(Some(x)),
+            // Nothing comes before the first element.
+            Op::Cumulate { axis, .. } if self.node(x).shape[*axis] == 1 => return Ok(inputs.last().copied()),
             Op::Reduce { axes, .. } if axes.iter().all(|&a| self.node(x).shape[a] == 1) => {
                 return Ok(Some(x));
             }

@@ -94,7 +94,7 @@ fn chunks(graph: &Graph, node: &Node) -> Option<usize> {
     let long: usize = axes.iter().map(|&a| from[a]).product();
     let results = node.shape.elements();
     // Rows have a workgroup each, which keeps a device busy.
-    let rows = axes.last() == Some(&(from.rank() - 1)) && results >= ENOUGH_ROWS;
+    let rows = axes.last().is_some_and(|&a| a + 1 == from.rank()) && results >= ENOUGH_ROWS;
     if rows || !adjacent || results >= FEW_RESULTS || long < LONG || results == 0 {
         return None;
     }

@@ -5,7 +5,7 @@ use wgrad_compile::{Options, compile};
 use wgrad_ir::reference::{
     Choice, RANDOM_GRAPH_SCALARS, Rounding, random_graph, random_graph_inputs, run_graph, run_program,
 };
-use wgrad_ir::{DeviceCaps, Kernel};
+use wgrad_ir::{DeviceCaps, Kernel, Op};
 
 fn gpu_like() -> DeviceCaps {
     DeviceCaps {
@@ -30,6 +30,8 @@ fn random_graphs_meet_every_mechanism() {
         ("part", 0),
         ("column sums", 0),
         ("attention", 0),
+        ("cumulation", 0),
+        ("loop", 0),
     ];
     for _ in 0..2000 {
         let (dims, choices, wanted) = strategy.new_tree(&mut runner).unwrap().current();
@@ -47,6 +49,8 @@ fn random_graphs_meet_every_mechanism() {
             program.steps.iter().any(part),
             any(&|k| matches!(k, Kernel::MatMul(k) if k.column_sums.is_some())),
             any(&|k| matches!(k, Kernel::Attention(_))),
+            any(&|k| matches!(k, Kernel::Cumulate(_))),
+            g.nodes().iter().zip(g.live()).any(|(n, live)| live && matches!(n.op, Op::Loop { .. })),
         ];
         met.iter_mut().zip(hits).for_each(|(m, hit)| m.1 += usize::from(hit));
     }

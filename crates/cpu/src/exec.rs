@@ -18,6 +18,7 @@ use crate::{
     args::{Args, RawBuffer},
     attention::AttentionPlan,
     attention_grad::AttentionGradPlan,
+    cumulate,
     device::Shared,
     map::MapPlan,
     matmul::MatMulPlan,
@@ -37,6 +38,7 @@ enum Plan {
     Reduce(ReducePlan),
     MatMul(MatMulPlan),
     ScatterAdd(wgrad_ir::ScatterAddKernel),
+    Cumulate(wgrad_ir::CumulateKernel),
 }
 
 impl Plan {
@@ -47,6 +49,7 @@ impl Plan {
             Kernel::Reduce(k) => Plan::Reduce(ReducePlan::new(k)),
             Kernel::MatMul(k) => Plan::MatMul(MatMulPlan::new(k)),
             Kernel::ScatterAdd(k) => Plan::ScatterAdd(k.clone()),
+            Kernel::Cumulate(k) => Plan::Cumulate(k.clone()),
             Kernel::Attention(k) => Plan::Attention(Box::new(AttentionPlan::new(k))),
             Kernel::AttentionGrad(k) => Plan::AttentionGrad(Box::new(AttentionGradPlan::new(k))),
         }
@@ -61,6 +64,7 @@ impl Plan {
             Plan::Reduce(p) => p.cost(),
             Plan::MatMul(p) => p.cost(),
             Plan::ScatterAdd(k) => scatter::cost(k),
+            Plan::Cumulate(k) => cumulate::cost(k),
         }
     }
 
@@ -73,6 +77,7 @@ impl Plan {
             Plan::Reduce(p) => p.run(args),
             Plan::MatMul(p) => p.run(args),
             Plan::ScatterAdd(k) => scatter::run(k, args),
+            Plan::Cumulate(k) => cumulate::run(k, args),
         }
     }
 }

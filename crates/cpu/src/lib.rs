@@ -11,6 +11,7 @@ mod attention_grad;
 mod backend;
 mod column_sums;
 mod cost;
+mod cumulate;
 mod device;
 mod exec;
 mod fold;

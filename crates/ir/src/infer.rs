@@ -1,6 +1,6 @@
 //! Shape and dtype inference: what each primitive takes and gives.
 
-use crate::{BinaryOp, DType, IrError, Op, RandomKind, Shape, UnaryOp};
+use crate::{BinaryOp, CumulateOp, DType, IrError, Op, RandomKind, Shape, UnaryOp};
 
 type Operand<'a> = (&'a Shape, DType);
 
@@ -109,6 +109,20 @@ impl Op {
                 }
                 Ok((shape.keep_dims(axes), dtype))
             }
+            Op::Cumulate { op, axis } => {
+                let (shape, dtype) = match op {
+                    CumulateOp::Sum if operands.len() == 1 => (operands[0].0.clone(), operands[0].1),
+                    CumulateOp::Linear if operands.len() == 2 => same(self, operands)?,
+                    _ => return fail(format!("does not take {} operands", operands.len())),
+                };
+                if *axis >= shape.rank() || dtype == DType::Bool {
+                    return fail(format!(
+                        "expects numbers and an axis of them, got axis {axis} of {dtype}{shape}"
+                    ));
+                }
+                Ok((shape, dtype))
+            }
+            Op::Loop { body, output } => body.infer(*output, operands).or_else(fail),
             Op::Dot => {
                 let ((a, da), (b, db)) = (operands[0], operands[1]);
                 let rank = a.rank();
@@ -233,7 +247,7 @@ impl Op {
             | Op::Flip(_) => Some(1),
             Op::Binary(_) | Op::Compare(_) | Op::Dot | Op::Gather | Op::ScatterAdd { .. } => Some(2),
             Op::Select | Op::Random { .. } => Some(3),
-            Op::Concat { .. } | Op::Call { .. } => None,
+            Op::Concat { .. } | Op::Call { .. } | Op::Cumulate { .. } | Op::Loop { .. } => None,
         }
     }
 }

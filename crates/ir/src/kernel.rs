@@ -1,7 +1,8 @@
 //! Kernels: what a device computes in one go. They say *what*, and name no shader.
 
 use crate::{
-    AttentionSpec, BinaryOp, CompareOp, DType, IndexMap, Literal, RandomKind, ReduceOp, Shape, UnaryOp, View,
+    AttentionSpec, BinaryOp, CompareOp, CumulateOp, DType, IndexMap, Literal, RandomKind, ReduceOp, Shape,
+    UnaryOp, View,
 };
 
 /// A value within one kernel, in topological order.
@@ -326,6 +327,25 @@ pub struct ScatterAddKernel {
     pub ids_dtype: DType,
 }
 
+/// Sums so far, or first-order linear recurrences, along lines: see [`CumulateOp`]. Views span `lines ++ [len]`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CumulateKernel {
+    /// The combination.
+    pub op: CumulateOp,
+    /// Extents that number the lines.
+    pub lines: Shape,
+    /// Elements of a line.
+    pub len: usize,
+    /// Element type of operands and result.
+    pub dtype: DType,
+    /// What is added.
+    pub terms: Operand,
+    /// What the result so far is multiplied by before, for linear recurrences.
+    pub factors: Option<Operand>,
+    /// The result.
+    pub out: Operand,
+}
+
 /// What one step of a program computes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 // A program holds kernels behind `Arc`, each once: their size does not matter, boxes would only be in the way.
@@ -341,6 +361,8 @@ pub enum Kernel {
     MatMul(MatMulKernel),
     /// A sum of rows by id.
     ScatterAdd(ScatterAddKernel),
+    /// Sums so far and linear recurrences.
+    Cumulate(CumulateKernel),
     /// Flash attention.
     Attention(AttentionKernel),
     /// Its gradient.
@@ -356,6 +378,7 @@ impl Kernel {
             Kernel::Reduce(_) => "reduce",
             Kernel::MatMul(_) => "matmul",
             Kernel::ScatterAdd(_) => "scatter_add",
+            Kernel::Cumulate(_) => "cumulate",
             Kernel::Attention(_) => "attention",
             Kernel::AttentionGrad(_) => "attention_grad",
         }
@@ -369,6 +392,7 @@ impl Kernel {
             Kernel::Reduce(k) => k.outs.iter().map(|o| o.arg).collect(),
             Kernel::MatMul(k) => k.stores.iter().map(|s| s.arg).chain(k.column_sums).collect(),
             Kernel::ScatterAdd(_) => vec![0, 3],
+            Kernel::Cumulate(k) => vec![k.out.arg],
             Kernel::Attention(k) => vec![k.out.arg, k.lse],
             Kernel::AttentionGrad(k) => vec![k.grad_q.arg, k.grad_k.arg, k.grad_v.arg, k.delta],
         };
@@ -389,6 +413,9 @@ impl Kernel {
                 Kernel::Map(_) | Kernel::Row(_) | Kernel::Reduce(_) => false,
                 Kernel::MatMul(k) => [k.a.arg, k.b.arg].contains(&arg),
                 Kernel::ScatterAdd(_) => [1, 2].contains(&arg),
+                Kernel::Cumulate(k) => {
+                    [Some(&k.terms), k.factors.as_ref()].into_iter().flatten().any(|o| o.arg == arg)
+                }
                 Kernel::Attention(k) => [k.q.arg, k.k.arg, k.v.arg].contains(&arg) || k.mask == Some(arg),
                 Kernel::AttentionGrad(k) => {
                     let read = [k.q.arg, k.k.arg, k.v.arg, k.out.arg, k.lse, k.grad_out.arg];
@@ -404,7 +431,9 @@ impl Kernel {
             Kernel::Row(k) => &k.exprs,
             Kernel::Reduce(k) => &k.exprs,
             Kernel::MatMul(k) => &k.exprs,
-            Kernel::ScatterAdd(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => &[],
+            Kernel::ScatterAdd(_) | Kernel::Cumulate(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => {
+                &[]
+            }
         }
     }
 
@@ -416,7 +445,11 @@ impl Kernel {
             // Two products forward; backward those of the scores again, and four more.
             Kernel::Attention(k) => 4 * k.dims.pairs() * k.dims.width as u64,
             Kernel::AttentionGrad(k) => 10 * k.dims.pairs() * k.dims.width as u64,
-            Kernel::Map(_) | Kernel::Row(_) | Kernel::Reduce(_) | Kernel::ScatterAdd(_) => 0,
+            Kernel::Map(_)
+            | Kernel::Row(_)
+            | Kernel::Reduce(_)
+            | Kernel::ScatterAdd(_)
+            | Kernel::Cumulate(_) => 0,
         }
     }
 }

@@ -23,6 +23,7 @@ mod graph;
 mod infer;
 mod kernel;
 mod literal;
+mod loops;
 mod op;
 pub mod philox;
 mod print;
@@ -39,11 +40,12 @@ pub use error::IrError;
 pub use function::{AttentionSpec, Function, FunctionKernel};
 pub use graph::{Graph, Node, NodeId};
 pub use kernel::{
-    AttentionDims, AttentionGradKernel, AttentionKernel, Expr, ExprId, ExprNode, Kernel, MapKernel,
-    MatMulKernel, Operand, ReduceKernel, Reduction, RowKernel, ScatterAddKernel, Store,
+    AttentionDims, AttentionGradKernel, AttentionKernel, CumulateKernel, Expr, ExprId, ExprNode, Kernel,
+    MapKernel, MatMulKernel, Operand, ReduceKernel, Reduction, RowKernel, ScatterAddKernel, Store,
 };
 pub use literal::Literal;
-pub use op::{BinaryOp, CompareOp, Op, RandomKind, ReduceOp, UnaryOp};
+pub use loops::{Loop, LoopOutput, LoopRole};
+pub use op::{BinaryOp, CompareOp, CumulateOp, Op, RandomKind, ReduceOp, UnaryOp};
 pub use program::{Arg, BufferRef, BufferSpec, OutputSource, OutputSpec, Program, Step};
 pub use shape::Shape;
 pub use verify::{row_constant, verify_graph, verify_program};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::{DType, Function, Literal, Shape};
+use crate::{DType, Function, Literal, Loop, LoopOutput, Shape};
 
 /// Elementwise functions of one operand; the result has the operand's dtype.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -88,6 +88,16 @@ pub enum ReduceOp {
     Max,
     /// Smallest element.
     Min,
+}
+
+/// How [`Op::Cumulate`] combines the elements of a line.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CumulateOp {
+    /// Sums of all elements so far: one operand `x`, `yᵢ = yᵢ₋₁ + xᵢ`.
+    Sum,
+    /// First-order linear recurrences: operands `a` and `b`, `yᵢ = aᵢ yᵢ₋₁ + bᵢ`. Cumulative products are these with `b = 0` but for
+    /// the first element; the gradient of either is again one, so that zeros need no special care.
+    Linear,
 }
 
 /// What a [`Op::Random`] node yields.
@@ -182,6 +192,14 @@ pub enum Op {
         /// Reduced axes, ascending.
         axes: SmallVec<[usize; 6]>,
     },
+    /// Combines elements one after the other along `axis`, from `y₋₁ = 0` on; the result has the operands' shape. A flip on both
+    /// sides makes it go backwards.
+    Cumulate {
+        /// The combination.
+        op: CumulateOp,
+        /// Along which axis.
+        axis: usize,
+    },
     /// Batched matrix product `[batch.., m, k] x [batch.., k, n] -> [batch.., m, n]`; batch extents are equal
     /// (an `Expand` broadcasts at no cost). Other contractions are permutes and reshapes around it.
     Dot,
@@ -201,6 +219,14 @@ pub enum Op {
         function: Arc<Function>,
         /// Which of its outputs.
         output: u32,
+    },
+    /// One output of a recurrence: operands are initial carries, sequences and constants, see [`Loop`]. The outputs of one loop are
+    /// separate nodes with equal loops and operands; a compiler computes them together.
+    Loop {
+        /// What is repeated.
+        body: Arc<Loop>,
+        /// Which of its results.
+        output: LoopOutput,
     },
     /// The operand, unchanged; what is computed from the result is never merged with what is computed from the operand, so
     /// that it is computed again.
@@ -230,10 +256,12 @@ impl Op {
             Op::Flip(_) => "flip",
             Op::Concat { .. } => "concat",
             Op::Reduce { op, .. } => op.name(),
+            Op::Cumulate { op, .. } => op.name(),
             Op::Dot => "dot",
             Op::Gather => "gather",
             Op::ScatterAdd { .. } => "scatter_add",
             Op::Call { .. } => "call",
+            Op::Loop { .. } => "loop",
             Op::Barrier => "barrier",
         }
     }
@@ -279,3 +307,4 @@ names!(UnaryOp: Neg "neg", Abs "abs", Exp "exp", Log "log", Sqrt "sqrt", Rsqrt "
 names!(BinaryOp: Add "add", Sub "sub", Mul "mul", Div "div", Max "max", Min "min", Pow "pow", Rem "rem", And "and", Or "or");
 names!(CompareOp: Eq "eq", Ne "ne", Lt "lt", Le "le", Gt "gt", Ge "ge");
 names!(ReduceOp: Sum "reduce_sum", Max "reduce_max", Min "reduce_min");
+names!(CumulateOp: Sum "cumulate_sum", Linear "cumulate_linear");

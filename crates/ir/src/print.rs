@@ -3,8 +3,8 @@
 use std::fmt::{self, Write};
 
 use crate::{
-    Arg, AttentionDims, Expr, ExprNode, Graph, IndexMap, Kernel, MatMulKernel, Op, Operand, OutputSource,
-    Program, Store, View,
+    Arg, AttentionDims, Expr, ExprNode, Graph, IndexMap, Kernel, LoopOutput, MatMulKernel, Op, Operand,
+    OutputSource, Program, Store, View,
 };
 
 impl fmt::Display for Graph {
@@ -20,7 +20,15 @@ impl fmt::Display for Graph {
                 Op::Slice { ranges } => write!(f, " {ranges:?}")?,
                 Op::Pad { widths, fill } => write!(f, " {widths:?} fill={fill}")?,
                 Op::Flip(axes) | Op::Reduce { axes, .. } => write!(f, " {axes:?}")?,
-                Op::Concat { axis } => write!(f, " axis={axis}")?,
+                Op::Concat { axis } | Op::Cumulate { axis, .. } => write!(f, " axis={axis}")?,
+                Op::Loop { body, output } => {
+                    let order = if body.reverse { " backwards" } else { "" };
+                    write!(f, " {}{order}", body.length)?;
+                    match output {
+                        LoopOutput::Final(n) => write!(f, " final {n}")?,
+                        LoopOutput::Each(id) => write!(f, " each %{}", id.0)?,
+                    }
+                }
                 Op::Call { function, output } => write!(f, " {}.{output}", function.name)?,
                 _ => {}
             }
@@ -155,6 +163,13 @@ impl fmt::Display for Kernel {
             }
             Kernel::ScatterAdd(k) => {
                 writeln!(f, "scatter_add {} [{}, {}] from {}", k.dtype, k.rows, k.row_len, k.count)
+            }
+            Kernel::Cumulate(k) => {
+                write!(f, "{} {} {} of {}", k.op.name(), k.dtype, k.lines, k.len)?;
+                if let Some(factors) = &k.factors {
+                    write!(f, " factors={factors}")?;
+                }
+                writeln!(f, " terms={} store {}", k.terms, k.out)
             }
             Kernel::Attention(k) => {
                 writeln!(f, "attention {} q={} k={} v={} mask={:?}", k.dims, k.q, k.k, k.v, k.mask)?;

@@ -151,7 +151,7 @@ impl Program {
                 Kernel::AttentionGrad(k) => {
                     bytes += step.args.iter().map(|a| a.bytes).sum::<u64>() - arg(k.delta);
                 }
-                Kernel::Map(_) | Kernel::Row(_) | Kernel::Reduce(_) => {
+                Kernel::Map(_) | Kernel::Row(_) | Kernel::Reduce(_) | Kernel::Cumulate(_) => {
                     let updates = step
                         .kernel
                         .writes()

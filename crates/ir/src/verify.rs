@@ -1,8 +1,10 @@
 //! The rules that every pass must keep.
 
+use std::sync::Arc;
+
 use crate::{
-    Arg, AttentionDims, BufferRef, DType, Expr, ExprNode, Graph, IndexMap, IrError, Kernel, Op, Operand,
-    OutputSource, Program, Shape, Store, View,
+    Arg, AttentionDims, BufferRef, CumulateOp, DType, Expr, ExprNode, Graph, IndexMap, IrError, Kernel, Op,
+    Operand, OutputSource, Program, Shape, Store, View,
 };
 
 fn broken<T>(what: &'static str, message: String) -> Result<T, IrError> {
@@ -29,6 +31,16 @@ pub fn verify_graph(graph: &Graph) -> Result<(), IrError> {
                 "graph",
                 format!("%{} is {}{}, should be {dtype}{shape}", id.0, node.dtype, node.shape),
             );
+        }
+        if let Op::Loop { body, .. } = &node.op {
+            // All outputs of a loop have one body: it is enough to look once.
+            let first = graph
+                .nodes()
+                .iter()
+                .find(|n| matches!(&n.op, Op::Loop { body: b, .. } if Arc::ptr_eq(b, body)));
+            if first.is_some_and(|first| std::ptr::eq(first, node)) {
+                verify_graph(&body.body)?;
+            }
         }
         if let Op::Input { index, shape, dtype } = &node.op {
             let index = *index as usize;
@@ -233,6 +245,16 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
             fits(&IndexMap::contiguous([k.count].into()), k.ids_dtype, bytes(1))?;
             fits(&IndexMap::contiguous([k.count, k.row_len].into()), k.dtype, bytes(2))?;
             fits(&IndexMap::contiguous([2 * k.count].into()), DType::U32, bytes(3))
+        }
+        Kernel::Cumulate(k) => {
+            let space: Shape = k.lines.iter().copied().chain([k.len]).collect();
+            for operand in [Some(&k.terms), k.factors.as_ref(), Some(&k.out)].into_iter().flatten() {
+                verify_operand(operand, &space, k.dtype, bytes)?;
+            }
+            if kernel.reads(k.out.arg) || k.factors.is_some() != (k.op == CumulateOp::Linear) {
+                return Err(format!("{} reads a{}, or has the wrong operands", k.op.name(), k.out.arg));
+            }
+            Ok(())
         }
         Kernel::Attention(k) => verify_attention(&k.dims, [&k.q, &k.out], [&k.k, &k.v], k.mask, k.lse, bytes),
         Kernel::AttentionGrad(k) => {

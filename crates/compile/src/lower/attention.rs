@@ -98,5 +98,5 @@ pub(super) fn lower(
         None => return Err(broken()),
     };
     let name = kernel.name();
-    Ok(NodeKernel { kernel, args, ops: vec![name] })
+    Ok(NodeKernel { work: kernel.into(), args, ops: vec![name] })
 }

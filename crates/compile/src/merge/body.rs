@@ -61,7 +61,9 @@ impl Body {
                 exprs: k.exprs.clone(),
                 stores: k.stores.clone(),
             },
-            Kernel::ScatterAdd(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => return None,
+            Kernel::ScatterAdd(_) | Kernel::Cumulate(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => {
+                return None;
+            }
         })
     }
 
@@ -252,7 +254,7 @@ pub(super) fn over(map: &IndexMap, space: &Shape) -> Option<IndexMap> {
 
 /// Two reductions over one space as one with both results.
 pub(super) fn join_reductions(a: &NodeKernel, b: &NodeKernel) -> Option<NodeKernel> {
-    let (Kernel::Reduce(x), Kernel::Reduce(y)) = (&a.kernel, &b.kernel) else { return None };
+    let (Kernel::Reduce(x), Kernel::Reduce(y)) = (a.work.kernel()?, b.work.kernel()?) else { return None };
     if x.outer != y.outer || x.inner != y.inner || b.read().any(|n| a.written().any(|w| w == n)) {
         return None;
     }
@@ -279,12 +281,14 @@ pub(super) fn join_reductions(a: &NodeKernel, b: &NodeKernel) -> Option<NodeKern
     }));
     let kernel = ReduceKernel { outer: x.outer.clone(), inner: x.inner.clone(), exprs: merged.exprs, outs };
     let ops: Vec<&'static str> = a.ops.iter().chain(&b.ops).copied().collect();
-    Some(NodeKernel { kernel: Kernel::Reduce(kernel), args, ops })
+    Some(NodeKernel { work: Kernel::Reduce(kernel).into(), args, ops })
 }
 
 /// A sum over the rows of a product's right operand, joined to the product: the gradient of a bias beside that of its weight.
 pub(super) fn join_column_sums(host: &NodeKernel, guest: &NodeKernel) -> Option<NodeKernel> {
-    let (Kernel::MatMul(product), Kernel::Reduce(sum)) = (&host.kernel, &guest.kernel) else { return None };
+    let (Kernel::MatMul(product), Kernel::Reduce(sum)) = (host.work.kernel()?, guest.work.kernel()?) else {
+        return None;
+    };
     let ([out], None) = (sum.outs.as_slice(), product.column_sums) else { return None };
     let Expr::Load { arg, map, .. } = &sum.exprs[out.value.index()].expr else { return None };
     let (node, b) = (guest.args[*arg as usize].node(), &product.b);
@@ -316,7 +320,7 @@ pub(super) fn join_column_sums(host: &NodeKernel, guest: &NodeKernel) -> Option<
     args.push(guest.args[out.arg as usize]);
     let kernel = wgrad_ir::MatMulKernel { column_sums: Some(args.len() as u32 - 1), ..product.clone() };
     let ops = host.ops.iter().chain(&guest.ops).copied().collect();
-    Some(NodeKernel { kernel: Kernel::MatMul(kernel), args, ops })
+    Some(NodeKernel { work: Kernel::MatMul(kernel).into(), args, ops })
 }
 
 /// A space's extents without those of one, for comparing spaces that differ in nothing else.

@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 use wgrad_ir::{Expr, ExprId, ExprNode, Kernel, NodeId};
 
-use crate::lower::NodeKernel;
+use crate::lower::{NodeKernel, Work};
 
 /// Drops results of nodes that no other kernel reads and nobody wants.
 pub fn drop_dead_stores(kernels: &mut [NodeKernel], wanted: impl Fn(NodeId) -> bool) {
@@ -17,7 +17,8 @@ pub fn drop_dead_stores(kernels: &mut [NodeKernel], wanted: impl Fn(NodeId) -> b
         let args = &kernel.args;
         let needed =
             |arg: u32| args[arg as usize].node().is_none_or(|n| wanted(n) || readers.contains_key(&n));
-        match &mut kernel.kernel {
+        let Work::Kernel(work) = &mut kernel.work else { continue };
+        match work {
             Kernel::Map(k) if k.stores.iter().any(|s| needed(s.arg)) => k.stores.retain(|s| needed(s.arg)),
             Kernel::Row(k) if k.stores.iter().any(|s| needed(s.arg)) => k.stores.retain(|s| needed(s.arg)),
             Kernel::MatMul(k) if k.stores.iter().any(|s| needed(s.arg)) => k.stores.retain(|s| needed(s.arg)),
@@ -29,7 +30,8 @@ pub fn drop_dead_stores(kernels: &mut [NodeKernel], wanted: impl Fn(NodeId) -> b
 
 /// Drops expressions that no result needs, and arguments that nothing names.
 fn compact(kernel: &mut NodeKernel) {
-    let (exprs, stores, operands) = match &mut kernel.kernel {
+    let Work::Kernel(work) = &mut kernel.work else { return };
+    let (exprs, stores, operands) = match work {
         Kernel::Map(k) => (&mut k.exprs, &mut k.stores, Vec::new()),
         Kernel::Row(k) => (&mut k.exprs, &mut k.stores, Vec::new()),
         Kernel::MatMul(k) => {

@@ -2,7 +2,7 @@
 
 use super::graph::{Operand, evaluate};
 use super::{binary, node_values, unary};
-use crate::{BinaryOp, Graph, Literal, Node, Op, ReduceOp, UnaryOp};
+use crate::{BinaryOp, CumulateOp, Graph, Literal, Loop, LoopOutput, Node, Op, ReduceOp, UnaryOp};
 
 /// What a rounding changes at most, relative to its result; twice that of `f32`, for operations that do not round to nearest.
 const ROUNDING: f64 = 1.0 / (1 << 23) as f64;
@@ -137,12 +137,62 @@ fn propagate(node: &Node, x: &[Inexact<'_>], result: &[f64]) -> Vec<f64> {
             let terms = x[0].values.len() as f64;
             applied(node.op.clone(), &[x[0].values, &rounded(&x[1], terms)])
         }
+        Op::Loop { body, output } => repeated(body, *output, x),
+        Op::Cumulate { op, axis } => {
+            // The magnitudes of all that is combined bound what any order of combining it rounds.
+            let terms = 2.0 * node.shape[*axis] as f64;
+            let sizes: Vec<Vec<f64>> = x.iter().map(|x| x.magnitudes()).collect();
+            let reach: Vec<Vec<f64>> = sizes
+                .iter()
+                .zip(x)
+                .map(|(s, x)| s.iter().zip(x.errors).map(|(v, e)| v + e).collect())
+                .collect();
+            let views = |all: &[Vec<f64>]| -> Vec<f64> {
+                let all: Vec<&[f64]> = all.iter().map(Vec::as_slice).collect();
+                applied(node.op.clone(), &all)
+            };
+            let (exact, reached) = (views(&sizes), views(&reach));
+            let grown = match op {
+                // Summing errors is exact about them; the difference of sums is not where errors are tiny.
+                CumulateOp::Sum => applied(node.op.clone(), &[x[0].errors]),
+                CumulateOp::Linear => {
+                    exact.iter().zip(&reached).map(|(a, b)| (b - a) + ROUNDING * b).collect()
+                }
+            };
+            grown.iter().zip(&reached).map(|(e, v)| e + terms * ROUNDING * v).collect()
+        }
         Op::Call { function, output } => {
             let values: Vec<Vec<f64>> = x.iter().map(|x| x.values.to_vec()).collect();
             let errors: Vec<Vec<f64>> = x.iter().map(|x| x.errors.to_vec()).collect();
             let (_, mut found) = node_errors(&function.body, &values, &errors, &[]);
             found.swap_remove(function.body.outputs()[*output as usize].index())
         }
+    }
+}
+
+/// The errors of a loop's output, iteration by iteration.
+fn repeated(body: &Loop, output: LoopOutput, x: &[Inexact<'_>]) -> Vec<f64> {
+    let mut values: Vec<Vec<f64>> = x.iter().map(|x| x.values.to_vec()).collect();
+    let mut errors: Vec<Vec<f64>> = x.iter().map(|x| x.errors.to_vec()).collect();
+    let mut slices: Vec<Vec<f64>> = vec![Vec::new(); body.length];
+    for t in body.order() {
+        for n in body.carries..body.carries + body.sequences {
+            let slice = x[n].values.len() / body.length;
+            values[n] = x[n].values[t * slice..(t + 1) * slice].to_vec();
+            errors[n] = x[n].errors[t * slice..(t + 1) * slice].to_vec();
+        }
+        let (all, found) = node_errors(&body.body, &values, &errors, &[]);
+        for (n, id) in body.body.outputs().iter().enumerate() {
+            values[n] = all[id.index()].clone();
+            errors[n] = found[id.index()].clone();
+        }
+        if let LoopOutput::Each(id) = output {
+            slices[t] = found[id.index()].clone();
+        }
+    }
+    match output {
+        LoopOutput::Final(n) => errors.swap_remove(n as usize),
+        LoopOutput::Each(_) => slices.concat(),
     }
 }
 

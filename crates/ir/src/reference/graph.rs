@@ -1,7 +1,7 @@
 //! Graphs, node by node.
 
 use super::{binary, cast, compare, indices, random, ravel, reduce, row, unary};
-use crate::{BinaryOp, Graph, Node, Op, ReduceOp, Shape};
+use crate::{BinaryOp, CumulateOp, Graph, Loop, LoopOutput, Node, Op, ReduceOp, Shape};
 
 /// The elements of a graph's outputs, row-major, in `f64` throughout: no operation rounds to `f32`.
 ///
@@ -77,6 +77,32 @@ pub(super) fn evaluate(node: &Node, x: &[Operand<'_>]) -> Vec<f64> {
             let operands: Vec<Vec<f64>> = x.iter().map(|x| x.values.to_vec()).collect();
             run_graph(&function.body, &operands, &[]).swap_remove(*output as usize)
         }
+        Op::Loop { body, output } => repeat(body, *output, x),
+        Op::Cumulate { op, axis } => {
+            let mut out = vec![0.0; node.shape.elements()];
+            for index in indices(&node.shape) {
+                let before =
+                    |i: usize| index.iter().enumerate().map(move |(d, &n)| if d == *axis { i } else { n });
+                let at = ravel(&index, &node.shape);
+                let last = match index[*axis] {
+                    0 => 0.0,
+                    i => out[ravel(&before(i - 1).collect::<Vec<_>>(), &node.shape)],
+                };
+                let calculate = |op, a, b| binary(op, node.dtype, a, b);
+                out[at] = match op {
+                    CumulateOp::Sum => calculate(BinaryOp::Add, last, x[0].values[at]),
+                    CumulateOp::Linear => {
+                        let grown = if index[*axis] == 0 {
+                            0.0
+                        } else {
+                            calculate(BinaryOp::Mul, x[0].values[at], last)
+                        };
+                        calculate(BinaryOp::Add, grown, x[1].values[at])
+                    }
+                };
+            }
+            out
+        }
         Op::Permute(_) | Op::Expand(_) | Op::Slice { .. } | Op::Pad { .. } | Op::Flip(_) => {
             let fill = if let Op::Pad { fill, .. } = &node.op { fill.as_f64() } else { 0.0 };
             let element = |i: Vec<usize>| source(&node.op, x[0].shape(), &i).map_or(fill, |s| x[0].at(&s));
@@ -108,6 +134,29 @@ pub(super) fn evaluate(node: &Node, x: &[Operand<'_>]) -> Vec<f64> {
             }
             out
         }
+    }
+}
+
+/// An output of a loop, iteration by iteration.
+fn repeat(body: &Loop, output: LoopOutput, x: &[Operand<'_>]) -> Vec<f64> {
+    let mut operands: Vec<Vec<f64>> = x.iter().map(|x| x.values.to_vec()).collect();
+    let mut slices: Vec<Vec<f64>> = vec![Vec::new(); body.length];
+    for t in body.order() {
+        for n in body.carries..body.carries + body.sequences {
+            let slice = x[n].values.len() / body.length;
+            operands[n] = x[n].values[t * slice..(t + 1) * slice].to_vec();
+        }
+        let values = node_values(&body.body, &operands, &[]);
+        for (carry, id) in operands.iter_mut().zip(body.body.outputs()) {
+            *carry = values[id.index()].clone();
+        }
+        if let LoopOutput::Each(id) = output {
+            slices[t] = values[id.index()].clone();
+        }
+    }
+    match output {
+        LoopOutput::Final(n) => operands.swap_remove(n as usize),
+        LoopOutput::Each(_) => slices.concat(),
     }
 }
 

@@ -24,6 +24,7 @@ mod index;
 mod program;
 mod random;
 mod random_attention;
+mod random_loop;
 mod scalar;
 
 pub use bounds::run_graph_within;

@@ -2,9 +2,9 @@
 
 use super::{binary, cast, compare, indices, random, reduce, round, row, unary};
 use crate::{
-    Arg, AttentionDims, AttentionGradKernel, AttentionKernel, BinaryOp, BufferRef, DType, Expr, ExprId,
-    ExprNode, Kernel, MapKernel, MatMulKernel, Operand, OutputSource, Program, ReduceKernel, ReduceOp,
-    RowKernel, ScatterAddKernel, Shape, Step, View,
+    Arg, AttentionDims, AttentionGradKernel, AttentionKernel, BinaryOp, BufferRef, CumulateKernel, DType,
+    Expr, ExprId, ExprNode, Kernel, MapKernel, MatMulKernel, Operand, OutputSource, Program, ReduceKernel,
+    ReduceOp, RowKernel, ScatterAddKernel, Shape, Step, View,
 };
 
 /// What becomes of `f32` values.
@@ -102,6 +102,7 @@ impl Run<'_> {
             Kernel::Reduce(k) => self.reduce(k),
             Kernel::MatMul(k) => self.matmul(k),
             Kernel::ScatterAdd(k) => self.scatter_add(k),
+            Kernel::Cumulate(k) => self.cumulate(k),
             Kernel::Attention(k) => self.attention(k),
             Kernel::AttentionGrad(k) => self.attention_grad(k),
         }
@@ -220,6 +221,26 @@ impl Run<'_> {
         }
         let rounded = out.into_iter().map(|sum| self.rounded(k.dtype, sum)).enumerate();
         rounded.map(|(address, value)| Write { arg: 0, dtype: k.dtype, address, value }).collect()
+    }
+
+    fn cumulate(&self, k: &CumulateKernel) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for line in indices(&k.lines) {
+            let mut last = 0.0;
+            for i in 0..k.len {
+                let at = [&line[..], &[i]].concat();
+                let term = self.element(&k.terms, k.dtype, &at);
+                if let (Some(factors), true) = (&k.factors, i > 0) {
+                    last = binary(BinaryOp::Mul, k.dtype, self.element(factors, k.dtype, &at), last);
+                } else if k.factors.is_some() {
+                    last = 0.0;
+                }
+                last = binary(BinaryOp::Add, k.dtype, last, term);
+                let (arg, address) = (k.out.arg, unmasked(&k.out.view, &at));
+                writes.push(Write { arg, dtype: k.dtype, address, value: self.rounded(k.dtype, last) });
+            }
+        }
+        writes
     }
 
     fn attention(&self, k: &AttentionKernel) -> Vec<Write> {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::random_attention::attention;
+use super::{random_attention::attention, random_loop::random_loop};
 use crate::{
-    BinaryOp, CompareOp, DType, Function, Graph, Literal, NodeId, Op, RandomKind, ReduceOp, Shape, UnaryOp,
-    philox,
+    BinaryOp, CompareOp, CumulateOp, DType, Function, Graph, Literal, NodeId, Op, RandomKind, ReduceOp,
+    Shape, UnaryOp, philox,
 };
 
 /// One random decision: which operation, on which operands, with which numbers.
@@ -142,8 +142,27 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
     let (shape, dtype) = (g.node(x).shape.clone(), g.node(x).dtype);
     let rank = shape.rank();
     let float = dtype == DType::F32;
-    if kind >= 240 {
-        return attention(g, x, r);
+    match kind {
+        240.. => return attention(g, x, r),
+        230.. => return random_loop(g, x, r),
+        222.. if float && rank > 0 => {
+            let axis = r[0] % rank;
+            return match r[1] % 3 {
+                0 => g.push(Op::Cumulate { op: CumulateOp::Sum, axis }, &[x]).ok(),
+                1 => {
+                    let y = matched(g, x, other);
+                    g.push(Op::Cumulate { op: CumulateOp::Linear, axis }, &[y, x]).ok()
+                }
+                // Backwards.
+                _ => {
+                    let flip = Op::Flip(SmallVec::from_slice(&[axis]));
+                    let turned = g.push(flip.clone(), &[x]).ok()?;
+                    let sums = g.push(Op::Cumulate { op: CumulateOp::Sum, axis }, &[turned]).ok()?;
+                    g.push(flip, &[sums]).ok()
+                }
+            };
+        }
+        _ => {}
     }
     let op = match kind % 24 {
         0 | 1 if float => {

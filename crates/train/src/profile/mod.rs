@@ -120,6 +120,7 @@ fn extents(kernel: &Kernel) -> String {
         Kernel::MatMul(k) if k.batch.elements() == 1 => format!("{} x {} x {}", k.m, k.n, k.k),
         Kernel::MatMul(k) => format!("{} of {} x {} x {}", k.batch.elements(), k.m, k.n, k.k),
         Kernel::ScatterAdd(k) => format!("{} rows of {} into {}", k.count, k.row_len, k.rows),
+        Kernel::Cumulate(k) => format!("{} lines of {}", k.lines.elements(), k.len),
         Kernel::Attention(k) => attention_extents(&k.dims),
         Kernel::AttentionGrad(k) => attention_extents(&k.dims),
     }
