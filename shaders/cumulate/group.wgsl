@@ -16,17 +16,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var mine = step_at(line, min(i, LEN - 1u));
         // What a line begins with is zero, whatever its first factor is.
         if (i == 0u) { mine = first(mine); }
-        var from = 0u;
+        var half = 0u;
         composed[local] = mine;
         workgroupBarrier();
         for (var reach = 1u; reach < SIZE; reach = reach * 2u) {
-            if (local >= reach) { mine = compose(composed[from + local - reach], mine); }
-            from = SIZE - from;
-            composed[from + local] = mine;
+            if (local >= reach) { mine = compose(composed[half + local - reach], mine); }
+            half = SIZE - half;
+            composed[half + local] = mine;
             workgroupBarrier();
         }
         if (l < LINES && i < LEN) { store(l, i, apply(before, mine)); }
-        before = apply(before, composed[from + SIZE - 1u]);
+        before = apply(before, composed[half + SIZE - 1u]);
         workgroupBarrier();
     }
 }

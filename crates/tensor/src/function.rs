@@ -216,10 +216,10 @@ fn open(
 }
 
 /// The function, what its operands stand for (after the given ones, what it uses from outside), and the body's outputs.
-type Traced = (Function, Vec<Tensor>, Vec<Tensor>);
+pub(crate) type Traced = (Function, Vec<Tensor>, Vec<Tensor>);
 
 /// The nodes stand in the order in which the body made them, so that one that goes chunk by chunk stays so.
-fn trace(
+pub(crate) fn trace(
     name: &str,
     operands: &[Tensor],
     until: Until,
@@ -256,7 +256,7 @@ fn stand_ins(name: &str, operands: &[&Tensor]) -> Vec<Tensor> {
 }
 
 /// Outputs of a call that failed.
-fn faulty(error: TensorError, operands: &[&Tensor], outputs: usize) -> Vec<Tensor> {
+pub(crate) fn faulty(error: TensorError, operands: &[&Tensor], outputs: usize) -> Vec<Tensor> {
     let (dtype, device) = match operands.first() {
         Some(first) => (first.dtype(), first.device().clone()),
         None => (wgrad_ir::DType::F32, crate::nowhere::nowhere().clone()),

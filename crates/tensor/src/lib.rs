@@ -38,6 +38,7 @@ mod operand;
 mod operators;
 mod ops;
 mod read;
+mod scan;
 mod tensor;
 mod trace;
 
@@ -53,6 +54,7 @@ pub use function::{
 pub use gradient::{grad, grad_allow_unused};
 pub use operand::IntoOperand;
 pub use read::PendingValue;
+pub use scan::{Scanned, scan};
 pub use tensor::Tensor;
 pub use wgrad_ir::{DType, Function, FunctionKernel, Shape};
 pub use wgrad_runtime::{DeviceError, DeviceHandle};

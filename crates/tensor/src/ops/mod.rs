@@ -4,6 +4,7 @@ mod activation;
 mod binary;
 mod compare;
 mod contract;
+mod cumulate;
 mod index;
 mod join;
 mod movement;
