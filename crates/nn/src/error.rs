@@ -44,6 +44,14 @@ pub enum NnError {
         /// The names that there are.
         known: String,
     },
+    /// An operation that answers on the host was called wrongly.
+    #[error("[{op}] {message}")]
+    Invalid {
+        /// Which one.
+        op: &'static str,
+        /// What was expected, and what came.
+        message: String,
+    },
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] TensorError),

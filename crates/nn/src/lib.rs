@@ -15,6 +15,7 @@ pub mod functional;
 pub mod init;
 mod layers;
 mod module;
+pub mod multi_task;
 mod param;
 pub mod safetensors;
 
@@ -22,7 +23,11 @@ pub use activation::Activation;
 pub use context::Context;
 pub use error::NnError;
 pub use init::{Init, Initializer};
-pub use layers::{CausalSelfAttention, Conv1D, Dropout, Embedding, LayerNorm, Linear};
+pub use layers::{
+    CausalSelfAttention, Conv1D, Dropout, Embedding, GroupNorm, InstanceNorm, LayerNorm, Linear,
+    MultiheadAttention, RMSNorm, TransformerConfig, TransformerDecoder, TransformerDecoderLayer,
+    TransformerEncoder, TransformerEncoderLayer,
+};
 pub use module::{Module, Visitor};
 pub use param::Param;
 pub use wgrad_derive::Module;

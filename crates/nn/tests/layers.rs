@@ -3,7 +3,7 @@
 use wgrad_cpu::CpuDevice;
 use wgrad_nn::{
     Activation, CausalSelfAttention, Context, Init, LayerNorm, Linear,
-    functional::{Attention, cross_entropy, dropout, mse_loss, scaled_dot_product_attention},
+    functional::{Attention, Reduction, cross_entropy, dropout, mse_loss, scaled_dot_product_attention},
 };
 use wgrad_tensor::{DType, DeviceHandle, Tensor, grad};
 
@@ -132,7 +132,7 @@ fn losses_refuse_what_does_not_fit() {
         let message = loss.item().expect_err("the targets do not fit").to_string();
         assert!(message.contains(part) && message.contains("layers.rs"), "{message}");
     }
-    assert!(mse_loss(&x, &x.narrow(0, 0, 1)).error().is_some());
+    assert!(mse_loss(&x, &x.narrow(0, 0, 1), Reduction::Mean).error().is_some());
     assert!(dropout(&x, 1.5, &Context::eval()).error().is_some());
     assert!(dropout(&x, f64::NAN, &Context::eval()).error().is_some());
 }

@@ -20,6 +20,9 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
     /// Which keys are there, `bool [b, j]`: false hides padding.
     pub key_mask: Option<&'a Tensor>,
+    /// What each query sees or adds to its scores, broadcast to `[b, h, i, j]`: bool (true may attend) or float (added, with a
+    /// gradient of its own; ALiBi's slopes, say). With it the weights exist as a whole.
+    pub mask: Option<&'a Tensor>,
     /// What the scores are multiplied by; `1/√d` if it is not given. It is part of the compiled program.
     pub scale: Option<f64>,
     /// Probability with which an attention weight is dropped in training.
@@ -43,12 +46,12 @@ pub fn scaled_dot_product_attention(
     if let Some(message) = misfit([q, k, v], options) {
         return q.invalid("scaled_dot_product_attention", message);
     }
-    let [b, h, _, d] = q.dims::<4>();
-    let [_, g, j, _] = k.dims::<4>();
-    let scale = options.scale.unwrap_or_else(|| (d.max(1) as f64).sqrt().recip());
+    let [b, h, i, d] = q.dims::<4>();
+    let j = k.dims::<4>()[2];
+    let scale = scale_of(options, d);
     let mask_bj = options.key_mask.map(|mask| mask.expand([b, j]));
     let drops = options.dropout != 0.0 && ctx.is_training();
-    if !drops && j > 0 {
+    if !drops && j > 0 && options.mask.is_none() {
         let by_time = |t: &Tensor| t.permute(&[0, 2, 1, 3]);
         let mut operands = vec![by_time(q), by_time(k), by_time(v)];
         operands.extend(mask_bj);
@@ -60,16 +63,55 @@ pub fn scaled_dot_product_attention(
         };
         return attention(&operands, spec, scale).permute(&[0, 2, 1, 3]);
     }
+    let weights = dropout(&weights(q, k, options), options.dropout, ctx);
+    weights.matmul(&v.unsqueeze(2)).reshape([b, h, i, d])
+}
+
+/// The weights `softmax(scale * q kᵀ + mask)` of [`scaled_dot_product_attention`], `[b, h, i, j]`, for pictures and for layers that
+/// return them; a query that sees no key has weights of 0.
+#[track_caller]
+pub fn attention_weights(q_bhid: &Tensor, k_bgjd: &Tensor, options: &Attention<'_>) -> Tensor {
+    let [q, k] = [q_bhid, k_bgjd];
+    if let Some(message) = misfit([q, k, k], options) {
+        return q.invalid("attention_weights", message);
+    }
+    let [b, h, i, _] = q.dims::<4>();
+    weights(q, k, options).reshape([b, h, i, k.dims::<4>()[2]])
+}
+
+/// `[b, g, r, i, j]`
+fn weights(q: &Tensor, k: &Tensor, options: &Attention<'_>) -> Tensor {
+    let [b, h, i, d] = q.dims::<4>();
+    let [_, g, j, _] = k.dims::<4>();
+    let mask_bj = options.key_mask.map(|mask| mask.expand([b, j]));
     let see = Visible { causal: options.causal, window: options.window };
-    let scores = Scores::new(&grouped(q, g), &k.unsqueeze(2), mask_bj.as_ref(), see, scale);
-    let weights = dropout(&scores.weights(), options.dropout, ctx);
-    weights.matmul(&v.unsqueeze(2)).reshape([b, h, q.dims::<4>()[2], d])
+    let scale = scale_of(options, d);
+    let mut scores = Scores::new(&grouped(q, g), &k.unsqueeze(2), mask_bj.as_ref(), see, scale);
+    if let Some(mask) = options.mask {
+        scores = scores.with(&mask.expand([b, h, i, j]).reshape([b, g, h / g.max(1), i, j]));
+    }
+    scores.weights()
+}
+
+fn scale_of(options: &Attention<'_>, width: usize) -> f64 {
+    options.scale.unwrap_or_else(|| (width.max(1) as f64).sqrt().recip())
 }
 
 /// What does not fit together; `None` also where an operand carries an error, which then passes on.
 fn misfit([q, k, v]: [&Tensor; 3], options: &Attention<'_>) -> Option<String> {
-    if [q, k, v].into_iter().chain(options.key_mask).any(|t| t.error().is_some()) {
+    if [q, k, v].into_iter().chain(options.key_mask).chain(options.mask).any(|t| t.error().is_some()) {
         return None;
+    }
+    if let Some(mask) = options.mask
+        && mask.dtype() != DType::Bool
+        && mask.dtype() != q.dtype()
+    {
+        return Some(format!(
+            "expects a mask of bool or {}, got {}{}",
+            q.dtype(),
+            mask.dtype(),
+            mask.shape()
+        ));
     }
     let got = || {
         format!(
@@ -219,6 +261,18 @@ impl Scores {
         // A finite minimum: shaders may assume that infinities do not occur.
         let lowest = constant(f64::from(f32::MIN), q_bgrid);
         let masked = visible.as_ref().map_or_else(|| scores.clone(), |v| v.where_(&scores, &lowest));
+        Scores { masked, visible }
+    }
+
+    /// With a mask `[b, g, r, i, j]`: bool hides, floats are added.
+    fn with(self, mask: &Tensor) -> Self {
+        let lowest = constant(f64::from(f32::MIN), &self.masked);
+        let (masked, visible) = match (mask.dtype() == DType::Bool, self.visible) {
+            (true, None) => (self.masked, Some(mask.clone())),
+            (true, Some(visible)) => (self.masked, Some(visible.logical_and(mask))),
+            (false, visible) => (self.masked.add(mask), visible),
+        };
+        let masked = visible.as_ref().map_or_else(|| masked.clone(), |v| v.where_(&masked, &lowest));
         Scores { masked, visible }
     }
 

@@ -1,27 +1,38 @@
 //! Layers and losses as functions of tensors, without parameters of their own; names as in `torch.nn.functional`.
 
+mod activation;
+mod assignment;
 mod attention;
+pub mod boxes;
 mod known;
 mod linear_cross_entropy;
 mod loss;
+mod norm;
 
 use wgrad_ir::Shape;
 use wgrad_tensor::Tensor;
 
 use crate::Context;
 
-pub use attention::{Attention, causal_mask, scaled_dot_product_attention};
+pub use activation::{
+    celu, elu, geglu, gelu, gelu_tanh, glu, hardshrink, hardsigmoid, hardswish, hardtanh, leaky_relu,
+    logsigmoid, mish, prelu, quick_gelu, relu, relu6, selu, sigmoid, silu, sinusoidal_positions, softplus,
+    softshrink, softsign, swiglu, tanh, tanhshrink, threshold,
+};
+pub use assignment::linear_sum_assignment;
+pub use attention::{Attention, attention_weights, causal_mask, scaled_dot_product_attention};
 pub use linear_cross_entropy::linear_cross_entropy;
-pub use loss::{cross_entropy, mse_loss};
+pub use loss::{
+    CrossEntropy, Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cosine_embedding_loss,
+    cross_entropy, cross_entropy_with, dice_loss, gaussian_nll_loss, hinge_embedding_loss, hinge_loss,
+    huber_loss, info_nce, kl_div, l1_loss, margin_ranking_loss, mse_loss, multi_margin_loss, nll_loss,
+    pairwise_distance, poisson_nll_loss, sigmoid_focal_loss, smooth_l1_loss, triplet_margin_loss,
+};
+pub use norm::{group_norm, instance_norm, layer_norm, local_response_norm, rms_norm, weight_norm};
 
-/// `x Φ(x)`, exact.
-pub fn gelu(x: &Tensor) -> Tensor {
-    x.gelu()
-}
-
-/// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
-pub fn gelu_tanh(x: &Tensor) -> Tensor {
-    x.gelu_tanh()
+/// A number of a formula, in the dtype and on the device of `x`.
+pub(crate) fn like(value: f64, x: &Tensor) -> Tensor {
+    Tensor::constant(value, x.dtype(), x.device())
 }
 
 /// `x Wᵀ + b`: `x [.., in]`, `weight [out, in]`, `bias [out]` give `[.., out]`.
@@ -34,14 +45,6 @@ pub(crate) fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Tensor {
         Some(bias) => y.add(bias),
         None => y,
     }
-}
-
-/// `(x - E[x]) / √(Var[x] + eps) * weight + bias` over the last axis, with the biased variance (Ba, Kiros and Hinton,
-/// 2016). `x [.., d]`, `weight` and `bias` `[d]`.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Tensor {
-    let centred = x.sub(x.mean(&[-1], true));
-    let variance = centred.square().mean(&[-1], true);
-    add_bias(centred.mul(variance.add(eps).rsqrt()).mul(weight), bias)
 }
 
 /// In training, sets each element to zero with probability `p` and divides the others by `1 - p` (Srivastava et al.,

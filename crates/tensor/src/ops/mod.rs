@@ -6,6 +6,7 @@ mod compare;
 mod contract;
 mod cumulate;
 mod index;
+mod inverse;
 mod join;
 mod movement;
 mod reduce;
