@@ -33,6 +33,7 @@ fn unary() -> Vec<Row> {
         on("cos", (-9.0, 9.0), Tensor::cos).part_of(&["sin_cos"]),
         on("erf", AROUND_ZERO, Tensor::erf).entries(&["erf"]),
         on("floor", AROUND_ZERO, Tensor::floor),
+        on("atan", (-9.0, 9.0), Tensor::atan),
         Row::new("clamp", |c| c.x(0).clamp(c.f64("min", -0.5), c.f64("max", 1.0)))
             .entries(&["clamp"])
             .samples(any_shape(-1.9, 1.9))

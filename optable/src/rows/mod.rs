@@ -4,6 +4,7 @@ use crate::{Row, Sample, floats};
 
 mod activation;
 mod attention;
+mod boxes;
 mod elementwise;
 mod index;
 mod linear;
@@ -24,6 +25,7 @@ pub(crate) fn families() -> Vec<(&'static str, Vec<Row>)> {
         ("Normalisation", norm::rows()),
         ("Attention", attention::rows()),
         ("Losses", loss::rows()),
+        ("Boxes and matchings", boxes::rows()),
     ]
 }
 
