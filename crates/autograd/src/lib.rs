@@ -19,6 +19,7 @@ mod build;
 mod call;
 mod loops;
 mod rules;
+mod windows;
 
 use build::Builder;
 use smallvec::SmallVec;

@@ -7,7 +7,11 @@ use std::f64::consts::FRAC_2_SQRT_PI;
 
 use wgrad_ir::{BinaryOp, CompareOp, CumulateOp, IrError, Node, NodeId, Op, ReduceOp, UnaryOp};
 
-use crate::{AutogradError, Axes, build::Builder};
+use crate::{
+    AutogradError, Axes,
+    build::Builder,
+    windows::{unconv, unwindow},
+};
 
 /// The cotangent of operand number `operand` of node `y`.
 pub(crate) fn vjp(
@@ -60,6 +64,7 @@ pub(crate) fn vjp(
             b.slice(g, &ranges)?
         }
         Op::Flip(axes) => b.graph.push(Op::Flip(axes.clone()), &[g])?,
+        Op::Window { axis, size, step, dilation } => unwindow(b, x, *axis, (*size, *step, *dilation), g)?,
         Op::Barrier => g,
         Op::Concat { axis } => {
             let before = node.inputs[..operand].iter().map(|&i| b.shape(i)[*axis]).sum();
@@ -108,6 +113,7 @@ pub(crate) fn vjp(
             let at = b.matrix_transpose(node.inputs[0])?;
             b.dot(at, g)?
         }
+        Op::Conv(spec) => unconv(b, spec, [node.inputs[0], node.inputs[1]], operand, g)?,
         Op::Gather if operand == 0 => {
             let rows = b.shape(x)[0];
             b.graph.push(Op::ScatterAdd { rows }, &[node.inputs[1], g])?

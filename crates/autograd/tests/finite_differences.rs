@@ -4,7 +4,7 @@ mod common;
 
 use common::{check, push};
 use wgrad_autograd::grad;
-use wgrad_ir::{BinaryOp, CompareOp, DType, Graph, Literal, Op, ReduceOp, UnaryOp};
+use wgrad_ir::{BinaryOp, CompareOp, ConvAxis, ConvSpec, DType, Graph, Literal, Op, ReduceOp, UnaryOp};
 
 #[test]
 fn unary_rules_match_finite_differences() {
@@ -67,6 +67,47 @@ fn movement_rules_match_finite_differences() {
 }
 
 #[test]
+fn window_rules_match_finite_differences() {
+    for (size, step, dilation) in [(1, 1, 1), (2, 2, 1), (3, 1, 1), (3, 2, 1), (2, 3, 1), (3, 2, 2), (2, 5, 4), (7, 1, 1)] {
+        check(&[&[2, 7, 3]], (-1.0, 1.0), |g, x| push(g, Op::Window { axis: 1, size, step, dilation }, x));
+    }
+    check(&[&[6, 5]], (-1.0, 1.0), |g, x| {
+        let rows = push(g, Op::Window { axis: 0, size: 3, step: 2, dilation: 1 }, x);
+        push(g, Op::Window { axis: 1, size: 2, step: 1, dilation: 2 }, &[rows])
+    });
+}
+
+#[test]
+fn convolution_rules_match_finite_differences() {
+    let axis = |stride, dilation, spread, before, after| ConvAxis { stride, dilation, spread, before, after };
+    let lines = [
+        axis(1, 1, 1, 0, 0),
+        axis(1, 1, 1, 2, 1),
+        axis(2, 1, 1, 1, 0),
+        axis(2, 2, 1, 3, 2),
+        axis(3, 1, 1, 0, 0),
+        axis(1, 1, 2, 2, 1),
+        axis(1, 2, 3, 0, 1),
+        axis(2, 1, 3, 1, 1),
+        axis(3, 2, 2, -1, 3),
+        axis(1, 1, 1, -2, -1),
+    ];
+    for line in lines {
+        for by_group in [false, true] {
+            let spec = ConvSpec { axes: [line].into_iter().collect(), by_group };
+            check(&[&[2, 2, 2, 7], &[2, 3, 2, 3]], (-1.0, 1.0), |g, x| push(g, Op::Conv(spec.clone()), x));
+        }
+    }
+    let spec = ConvSpec { axes: [lines[2], lines[5]].into_iter().collect(), by_group: false };
+    check(&[&[2, 1, 2, 5, 3], &[1, 2, 2, 3, 2]], (-1.0, 1.0), |g, x| push(g, Op::Conv(spec.clone()), x));
+    // Padding wider than the filter reaches, and channels alone.
+    let wide = ConvSpec { axes: [axis(1, 1, 1, 4, 5)].into_iter().collect(), by_group: false };
+    check(&[&[1, 1, 1, 2], &[1, 1, 1, 2]], (-1.0, 1.0), |g, x| push(g, Op::Conv(wide.clone()), x));
+    let none = ConvSpec { axes: [].into_iter().collect(), by_group: false };
+    check(&[&[2, 2, 3], &[2, 2, 3]], (-1.0, 1.0), |g, x| push(g, Op::Conv(none.clone()), x));
+}
+
+#[test]
 fn reduce_rules_match_finite_differences() {
     for &op in ReduceOp::ALL {
         for axes in [vec![], vec![1], vec![0, 2], vec![0, 1, 2]] {
@@ -103,5 +144,19 @@ fn second_derivatives_match_finite_differences() {
         let pow = push(g, Op::Binary(BinaryOp::Pow), &[x[0], sin]);
         let total = push(g, Op::Reduce { op: ReduceOp::Sum, axes: [0].into_iter().collect() }, &[pow]);
         grad(g, total, &[x[0]]).unwrap()[0].unwrap()
+    });
+    let spec = ConvSpec {
+        axes: [ConvAxis { stride: 2, before: 1, ..ConvAxis::default() }].into_iter().collect(),
+        by_group: false,
+    };
+    check(&[&[1, 1, 2, 5], &[1, 2, 2, 3]], (-1.0, 1.0), |g, x| {
+        let y = push(g, Op::Conv(spec.clone()), x);
+        let y = push(g, Op::Unary(UnaryOp::Sin), &[y]);
+        let total = push(g, Op::Reduce { op: ReduceOp::Sum, axes: (0..4).collect() }, &[y]);
+        let gradients = grad(g, total, x).unwrap();
+        let [dx, dw] = [gradients[0].unwrap(), gradients[1].unwrap()];
+        let dx = push(g, Op::Reduce { op: ReduceOp::Sum, axes: (0..4).collect() }, &[dx]);
+        let dx = push(g, Op::Expand([1, 2, 2, 3].into()), &[dx]);
+        push(g, Op::Binary(BinaryOp::Mul), &[dw, dx])
     });
 }

@@ -108,7 +108,7 @@ impl Fuser<'_> {
                 Op::Input { .. } | Op::Reduce { .. } | Op::Concat { .. } => {
                     self.layout.realized[id.index()] = true
                 }
-                Op::Dot | Op::Cumulate { .. } => {
+                Op::Dot | Op::Conv(_) | Op::Cumulate { .. } => {
                     self.layout.realized[id.index()] = true;
                     for &operand in &node.inputs {
                         let (base, _) = self.layout.operand(operand);
@@ -191,6 +191,7 @@ impl Fuser<'_> {
                     self.realize(x);
                 }
             }
+            Op::Window { .. } if self.info[x.index()].cost > MAX_REPEATED_COST => self.realize(x),
             Op::Pad { fill, .. } => {
                 let mut base = x;
                 let mut fills_agree = true;

@@ -194,7 +194,7 @@ pub fn is_wanted(graph: &Graph, id: NodeId) -> bool {
 
 /// Whether the kernel of an operation can store its result anywhere in a larger buffer.
 fn stores_through_views(op: &Op) -> bool {
-    op.is_elementwise() || matches!(op, Op::Dot | Op::Cumulate { .. } | Op::Call { .. })
+    op.is_elementwise() || matches!(op, Op::Dot | Op::Conv(_) | Op::Cumulate { .. } | Op::Call { .. })
 }
 
 /// The first element, if the view is a range of a buffer in order.

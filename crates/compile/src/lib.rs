@@ -4,6 +4,7 @@
 //! Passes, in order, each leaving something that `wgrad_ir` can verify and print:
 //! 0. [`inline`](mod@inline): functions without a kernel become their bodies;
 //!    [`loops`](mod@loops): loops without what is not needed or does not change, on aligned slices;
+//!    [`phases`](mod@phases): convolutions of operands without holes;
 //! 1. [`simplify`](mod@simplify): fold constants, collapse movements, merge equal nodes, drop dead ones;
 //!    [`remat`](mod@remat): compute activations again;
 //!    [`schedule`](mod@schedule): run early what shrinks memory;
@@ -38,6 +39,7 @@ pub mod layout;
 pub mod loops;
 pub mod lower;
 pub mod merge;
+pub mod phases;
 pub mod plan;
 pub mod remat;
 pub mod schedule;
@@ -164,6 +166,8 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
         }
     }
     let inlined = inline::inline(graph, caps, options.kernels)?;
+    debug_verify(&inlined)?;
+    let inlined = phases::split_phases(&inlined)?;
     debug_verify(&inlined)?;
     let prepared = loops::prepare(&inlined, caps)?;
     debug_verify(&prepared)?;

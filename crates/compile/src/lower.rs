@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use wgrad_ir::{
-    DType, Expr, ExprId, ExprNode, Graph, IndexMap, IrError, Kernel, Literal, MapKernel, MatMulKernel,
+    ConvKernel, ConvSpec, DType, Expr, ExprId, ExprNode, Graph, IndexMap, IrError, Kernel, Literal, MapKernel, MatMulKernel,
     NodeId, Op, Operand, ReduceKernel, Reduction, ScatterAddKernel, Shape, Store, View,
 };
 
@@ -135,6 +135,7 @@ pub fn lower(layout: &Layout<'_>, loops: &LoopPrograms) -> Result<Vec<NodeKernel
                 kernels.push(k);
             }
             Op::Dot => kernels.push(matmul(layout, id)?),
+            Op::Conv(spec) => kernels.push(conv(layout, spec, id)?),
             Op::Call { function, output } => {
                 // One kernel computes all outputs, where the first of them stands.
                 let same = |n: &NodeId| {
@@ -260,6 +261,22 @@ fn matmul(layout: &Layout<'_>, id: NodeId) -> Result<NodeKernel, IrError> {
         stores: vec![Store { arg: 0, value: ExprId(0), view }],
     };
     Ok(NodeKernel { work: Kernel::MatMul(kernel).into(), args, ops: vec![node.op.name()] })
+}
+
+fn conv(layout: &Layout<'_>, spec: &ConvSpec, id: NodeId) -> Result<NodeKernel, IrError> {
+    let node = layout.graph.node(id);
+    let ((x_base, x), (w_base, w)) = (operand(layout, node.inputs[0])?, operand(layout, node.inputs[1])?);
+    let (target, view) = layout.target(id);
+    let mut args = vec![NodeArg::Node(target)];
+    let kernel = ConvKernel {
+        spec: spec.clone(),
+        dtype: node.dtype,
+        x: Operand { arg: place(&mut args, x_base), view: x },
+        w: Operand { arg: place(&mut args, w_base), view: w },
+        exprs: vec![ExprNode { expr: Expr::Product, dtype: node.dtype }],
+        stores: vec![Store { arg: 0, value: ExprId(0), view }],
+    };
+    Ok(NodeKernel { work: Kernel::Conv(kernel).into(), args, ops: vec![node.op.name()] })
 }
 
 /// Builds the expressions of one kernel. A *path* lists the movements between a node and the kernel's iteration space, the

@@ -19,7 +19,7 @@ pub fn schedule(graph: &Graph, made: &[bool]) -> Result<Graph, IrError> {
     let mut slot: Vec<u32> = (0..count as u32).collect();
     for id in graph.ids() {
         let node = graph.node(id);
-        if !matches!(node.op, Op::Dot | Op::Reduce { .. } | Op::ScatterAdd { .. }) {
+        if !matches!(node.op, Op::Dot | Op::Conv(_) | Op::Reduce { .. } | Op::ScatterAdd { .. }) {
             continue;
         }
         let Some(cone) = cone(graph, made, id) else { continue };

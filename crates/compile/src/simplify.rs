@@ -93,7 +93,12 @@ impl Simplifier {
         loop {
             match &self.node(id).op {
                 Op::Const(value) => return Some(*value),
-                Op::Reshape(_) | Op::Expand(_) | Op::Permute(_) | Op::Slice { .. } | Op::Flip(_) => {
+                Op::Reshape(_)
+                | Op::Expand(_)
+                | Op::Permute(_)
+                | Op::Slice { .. }
+                | Op::Flip(_)
+                | Op::Window { .. } => {
                     id = self.node(id).inputs[0];
                 }
                 _ => return None,

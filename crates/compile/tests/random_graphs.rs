@@ -32,6 +32,9 @@ fn random_graphs_meet_every_mechanism() {
         ("attention", 0),
         ("cumulation", 0),
         ("loop", 0),
+        ("convolution", 0),
+        ("epilogue of a convolution", 0),
+        ("window", 0),
     ];
     for _ in 0..2000 {
         let (dims, choices, wanted) = strategy.new_tree(&mut runner).unwrap().current();
@@ -51,6 +54,9 @@ fn random_graphs_meet_every_mechanism() {
             any(&|k| matches!(k, Kernel::Attention(_))),
             any(&|k| matches!(k, Kernel::Cumulate(_))),
             g.nodes().iter().zip(g.live()).any(|(n, live)| live && matches!(n.op, Op::Loop { .. })),
+            any(&|k| matches!(k, Kernel::Conv(k) if !k.spec.axes.is_empty())),
+            any(&|k| matches!(k, Kernel::Conv(k) if !k.is_plain())),
+            g.nodes().iter().any(|n| matches!(n.op, Op::Window { size: 2.., .. })),
         ];
         met.iter_mut().zip(hits).for_each(|(m, hit)| m.1 += usize::from(hit));
     }

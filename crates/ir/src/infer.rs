@@ -70,7 +70,8 @@ impl Op {
             | Op::Expand(_)
             | Op::Slice { .. }
             | Op::Pad { .. }
-            | Op::Flip(_) => {
+            | Op::Flip(_)
+            | Op::Window { .. } => {
                 let (shape, dtype) = operands[0];
                 self.infer_movement(shape, dtype).map(|s| (s, dtype))
             }
@@ -136,6 +137,17 @@ impl Op {
                     ));
                 }
                 Ok((a[..rank - 1].iter().copied().chain([b[rank - 1]]).collect(), da))
+            }
+            Op::Conv(spec) => {
+                let ((x, dx), (w, dw)) = (operands[0], operands[1]);
+                let steps = spec.axes.iter().all(|a| a.stride > 0 && a.dilation > 0 && a.spread > 0);
+                match spec.result(x, w) {
+                    Some(shape) if dx == dw && dx.is_float() && steps => Ok((shape, dx)),
+                    _ => fail(format!(
+                        "expects float [n, g, c, sp..] and [g, o, c, taps..] with filters that fit into the padded operand, got \
+                         {dx}{x} and {dw}{w}"
+                    )),
+                }
             }
             Op::Gather => {
                 let ((table, dtype), (ids, id_dtype)) = (operands[0], operands[1]);
@@ -231,6 +243,17 @@ impl Op {
                 }
                 Ok(shape.clone())
             }
+            Op::Window { axis, size, step, dilation } => {
+                let span = size.saturating_sub(1).saturating_mul(*dilation).saturating_add(1);
+                if *axis >= rank || *size == 0 || *step == 0 || *dilation == 0 || shape[*axis] < span {
+                    return fail(format!(
+                        "windows of {size} elements (step {step}, dilation {dilation}) do not fit axis {axis} of {shape}"
+                    ));
+                }
+                let windows = (shape[*axis] - span) / step + 1;
+                let moved = shape.iter().enumerate().map(|(a, &d)| if a == *axis { windows } else { d });
+                Ok(moved.chain([*size]).collect())
+            }
             _ => fail("is not a movement".into()),
         }
     }
@@ -244,8 +267,9 @@ impl Op {
             | Op::Expand(_)
             | Op::Slice { .. }
             | Op::Pad { .. }
-            | Op::Flip(_) => Some(1),
-            Op::Binary(_) | Op::Compare(_) | Op::Dot | Op::Gather | Op::ScatterAdd { .. } => Some(2),
+            | Op::Flip(_)
+            | Op::Window { .. } => Some(1),
+            Op::Binary(_) | Op::Compare(_) | Op::Dot | Op::Conv(_) | Op::Gather | Op::ScatterAdd { .. } => Some(2),
             Op::Select | Op::Random { .. } => Some(3),
             Op::Concat { .. } | Op::Call { .. } | Op::Cumulate { .. } | Op::Loop { .. } => None,
         }

@@ -1,7 +1,7 @@
 //! Kernels: what a device computes in one go. They say *what*, and name no shader.
 
 use crate::{
-    AttentionSpec, BinaryOp, CompareOp, CumulateOp, DType, IndexMap, Literal, RandomKind, ReduceOp, Shape,
+    AttentionSpec, BinaryOp, CompareOp, ConvSpec, CumulateOp, DType, IndexMap, Literal, RandomKind, ReduceOp, Shape,
     UnaryOp, View,
 };
 
@@ -75,7 +75,7 @@ pub enum Expr {
     Select(ExprId, ExprId, ExprId),
     /// Conversion to the node's dtype.
     Cast(ExprId),
-    /// The element of the product; in the epilogue of a [`MatMulKernel`] only.
+    /// The element of the product; in the epilogue of a [`MatMulKernel`] or [`ConvKernel`] only.
     Product,
     /// The combination of a value over the inner axes of the row, the same for all its elements; in a [`RowKernel`] only.
     Row(ReduceOp, ExprId),
@@ -222,6 +222,47 @@ impl MatMulKernel {
     }
 }
 
+/// A convolution and what follows it elementwise. The matrix of all windows that the product would need never exists in memory:
+/// devices form it a tile at a time.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ConvKernel {
+    /// Strides, paddings (not negative) and dilations; every `spread` is 1.
+    pub spec: ConvSpec,
+    /// Element type of operands and product.
+    pub dtype: DType,
+    /// `[n, g, c, sp..]`.
+    pub x: Operand,
+    /// `[g, o, c, taps..]`.
+    pub w: Operand,
+    /// The epilogue over the result's shape, operands first; [`Expr::Product`] is the element of the convolution.
+    pub exprs: Vec<ExprNode>,
+    /// The results, at least one. No stored buffer is also loaded or an operand.
+    pub stores: Vec<Store>,
+}
+
+impl ConvKernel {
+    /// The extents of the result; empty where the operands do not fit.
+    pub fn result(&self) -> Shape {
+        self.spec.result(&self.x.view.shape, &self.w.view.shape).unwrap_or_default()
+    }
+
+    /// Terms of one result: channels times taps.
+    pub fn terms(&self) -> usize {
+        self.w.view.shape[2..].iter().product()
+    }
+
+    /// Results of one channel of one image.
+    pub fn places(&self) -> usize {
+        self.result()[3..].iter().product()
+    }
+
+    /// Whether the convolution itself is the only result, stored row-major: nothing is fused.
+    pub fn is_plain(&self) -> bool {
+        let [store] = self.stores.as_slice() else { return false };
+        matches!(self.exprs[store.value.index()].expr, Expr::Product) && store.view.is_contiguous()
+    }
+}
+
 /// Extents and visibility of scaled dot-product attention.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AttentionDims {
@@ -359,6 +400,8 @@ pub enum Kernel {
     Reduce(ReduceKernel),
     /// A batched matrix product with elementwise work after it.
     MatMul(MatMulKernel),
+    /// A convolution with elementwise work after it.
+    Conv(ConvKernel),
     /// A sum of rows by id.
     ScatterAdd(ScatterAddKernel),
     /// Sums so far and linear recurrences.
@@ -377,6 +420,7 @@ impl Kernel {
             Kernel::Row(_) => "row",
             Kernel::Reduce(_) => "reduce",
             Kernel::MatMul(_) => "matmul",
+            Kernel::Conv(_) => "conv",
             Kernel::ScatterAdd(_) => "scatter_add",
             Kernel::Cumulate(_) => "cumulate",
             Kernel::Attention(_) => "attention",
@@ -391,6 +435,7 @@ impl Kernel {
             Kernel::Row(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::Reduce(k) => k.outs.iter().map(|o| o.arg).collect(),
             Kernel::MatMul(k) => k.stores.iter().map(|s| s.arg).chain(k.column_sums).collect(),
+            Kernel::Conv(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::ScatterAdd(_) => vec![0, 3],
             Kernel::Cumulate(k) => vec![k.out.arg],
             Kernel::Attention(k) => vec![k.out.arg, k.lse],
@@ -412,6 +457,7 @@ impl Kernel {
             || match self {
                 Kernel::Map(_) | Kernel::Row(_) | Kernel::Reduce(_) => false,
                 Kernel::MatMul(k) => [k.a.arg, k.b.arg].contains(&arg),
+                Kernel::Conv(k) => [k.x.arg, k.w.arg].contains(&arg),
                 Kernel::ScatterAdd(_) => [1, 2].contains(&arg),
                 Kernel::Cumulate(k) => {
                     [Some(&k.terms), k.factors.as_ref()].into_iter().flatten().any(|o| o.arg == arg)
@@ -431,17 +477,19 @@ impl Kernel {
             Kernel::Row(k) => &k.exprs,
             Kernel::Reduce(k) => &k.exprs,
             Kernel::MatMul(k) => &k.exprs,
+            Kernel::Conv(k) => &k.exprs,
             Kernel::ScatterAdd(_) | Kernel::Cumulate(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => {
                 &[]
             }
         }
     }
 
-    /// Floating-point operations of contractions (2·m·n·k per product; for attention those of visible pairs); 0 for all other
+    /// Floating-point operations of contractions (2·m·n·k per product, the zeros of a padding counted; for attention those of visible pairs); 0 for all other
     /// kernels.
     pub fn flops(&self) -> u64 {
         match self {
             Kernel::MatMul(k) => 2 * (k.batch.elements() * k.m * k.n * k.k) as u64,
+            Kernel::Conv(k) => 2 * (k.result().elements() * k.terms()) as u64,
             // Two products forward; backward those of the scores again, and four more.
             Kernel::Attention(k) => 4 * k.dims.pairs() * k.dims.width as u64,
             Kernel::AttentionGrad(k) => 10 * k.dims.pairs() * k.dims.width as u64,

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod caps;
+mod conv;
 mod dtype;
 mod error;
 mod function;
@@ -35,12 +36,13 @@ mod verify;
 mod view;
 
 pub use caps::DeviceCaps;
+pub use conv::{ConvAxis, ConvSpec};
 pub use dtype::DType;
 pub use error::IrError;
 pub use function::{AttentionSpec, Function, FunctionKernel};
 pub use graph::{Graph, Node, NodeId};
 pub use kernel::{
-    AttentionDims, AttentionGradKernel, AttentionKernel, CumulateKernel, Expr, ExprId, ExprNode, Kernel,
+    AttentionDims, AttentionGradKernel, AttentionKernel, ConvKernel, CumulateKernel, Expr, ExprId, ExprNode, Kernel,
     MapKernel, MatMulKernel, Operand, ReduceKernel, Reduction, RowKernel, ScatterAddKernel, Store,
 };
 pub use literal::Literal;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::{DType, Function, Literal, Loop, LoopOutput, Shape};
+use crate::{ConvSpec, DType, Function, Literal, Loop, LoopOutput, Shape};
 
 /// Elementwise functions of one operand; the result has the operand's dtype.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -180,6 +180,18 @@ pub enum Op {
     },
     /// Reverses the given axes.
     Flip(SmallVec<[usize; 6]>),
+    /// Overlapping windows along an axis, `[.., n, ..] -> [.., out, .., size]`: element `(o, .., j)` is element
+    /// `o * step + j * dilation` of the axis, and there are as many windows as fit.
+    Window {
+        /// The axis that becomes the number of the window.
+        axis: usize,
+        /// Elements of a window, at least 1.
+        size: usize,
+        /// Elements between the starts of neighbouring windows, at least 1.
+        step: usize,
+        /// Elements between neighbours within a window, at least 1.
+        dilation: usize,
+    },
     /// Joins operands along an axis.
     Concat {
         /// The axis whose extents add up.
@@ -203,6 +215,10 @@ pub enum Op {
     /// Batched matrix product `[batch.., m, k] x [batch.., k, n] -> [batch.., m, n]`; batch extents are equal
     /// (an `Expand` broadcasts at no cost). Other contractions are permutes and reshapes around it.
     Dot,
+    /// Convolution (cross-correlation, as in PyTorch): operands `x [n, g, c, sp..]` (batch, groups, channels of a group, spatial axes) and
+    /// `w [g, o, c, taps..]`, floats, give `y [n, g, o, p..] = Σ_{c, taps} w x`, where [`ConvAxis`](crate::ConvAxis) says which element of
+    /// `x` an output sees through a tap. Both of its gradients are convolutions of permuted operands.
+    Conv(ConvSpec),
     /// Rows of a table: operands `table [v, rest..]`, `ids [idx..]` (i32 or u32) give `[idx.., rest..]`. An id out of
     /// range is clamped and reported by the device at the next read.
     Gather,
@@ -254,10 +270,12 @@ impl Op {
             Op::Slice { .. } => "slice",
             Op::Pad { .. } => "pad",
             Op::Flip(_) => "flip",
+            Op::Window { .. } => "window",
             Op::Concat { .. } => "concat",
             Op::Reduce { op, .. } => op.name(),
             Op::Cumulate { op, .. } => op.name(),
             Op::Dot => "dot",
+            Op::Conv(_) => "conv",
             Op::Gather => "gather",
             Op::ScatterAdd { .. } => "scatter_add",
             Op::Call { .. } => "call",
@@ -284,7 +302,13 @@ impl Op {
     pub fn is_movement(&self) -> bool {
         matches!(
             self,
-            Op::Reshape(_) | Op::Permute(_) | Op::Expand(_) | Op::Slice { .. } | Op::Pad { .. } | Op::Flip(_)
+            Op::Reshape(_)
+                | Op::Permute(_)
+                | Op::Expand(_)
+                | Op::Slice { .. }
+                | Op::Pad { .. }
+                | Op::Flip(_)
+                | Op::Window { .. }
         )
     }
 }

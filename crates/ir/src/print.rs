@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::{
-    Arg, AttentionDims, Expr, ExprNode, Graph, IndexMap, Kernel, LoopOutput, MatMulKernel, Op, Operand,
+    Arg, AttentionDims, ConvAxis, ConvKernel, ConvSpec, Expr, ExprNode, Graph, IndexMap, Kernel, LoopOutput, MatMulKernel, Op, Operand,
     OutputSource, Program, Store, View,
 };
 
@@ -29,6 +29,10 @@ impl fmt::Display for Graph {
                         LoopOutput::Each(id) => write!(f, " each %{}", id.0)?,
                     }
                 }
+                Op::Window { axis, size, step, dilation } => {
+                    write!(f, " axis={axis} size={size} step={step} dilation={dilation}")?;
+                }
+                Op::Conv(spec) => write!(f, "{spec}")?,
                 Op::Call { function, output } => write!(f, " {}.{output}", function.name)?,
                 _ => {}
             }
@@ -42,6 +46,23 @@ impl fmt::Display for Graph {
             write!(f, " %{}", id.0)?;
         }
         f.write_char('\n')
+    }
+}
+
+impl fmt::Display for ConvAxis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConvAxis { stride, dilation, spread, before, after } = self;
+        write!(f, "s{stride} d{dilation} p{before},{after}")?;
+        if *spread != 1 { write!(f, " /{spread}") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for ConvSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for axis in &self.axes {
+            write!(f, " ({axis})")?;
+        }
+        if self.by_group { f.write_str(" by group") } else { Ok(()) }
     }
 }
 
@@ -160,6 +181,12 @@ impl fmt::Display for Kernel {
                 write_exprs(f, &k.exprs)?;
                 write_stores(f, &k.stores)?;
                 k.column_sums.map_or(Ok(()), |arg| writeln!(f, "    store a{arg} = column sums of b"))
+            }
+            Kernel::Conv(k) => {
+                let ConvKernel { spec, dtype, x, w, .. } = k;
+                writeln!(f, "conv {dtype}{spec} x={x} w={w} to {}", k.result())?;
+                write_exprs(f, &k.exprs)?;
+                write_stores(f, &k.stores)
             }
             Kernel::ScatterAdd(k) => {
                 writeln!(f, "scatter_add {} [{}, {}] from {}", k.dtype, k.rows, k.row_len, k.count)

@@ -146,6 +146,10 @@ impl Program {
                     let product = k.stores.iter().map(|s| arg(s.arg)).max().unwrap_or(0);
                     bytes += arg(k.a.arg) + arg(k.b.arg) + product;
                 }
+                Kernel::Conv(k) => {
+                    let product = k.stores.iter().map(|s| arg(s.arg)).max().unwrap_or(0);
+                    bytes += arg(k.x.arg) + arg(k.w.arg) + product;
+                }
                 Kernel::ScatterAdd(_) => bytes += arg(0) + arg(1) + arg(2),
                 Kernel::Attention(_) => bytes += step.args.iter().map(|a| a.bytes).sum::<u64>(),
                 Kernel::AttentionGrad(k) => {

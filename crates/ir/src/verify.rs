@@ -150,7 +150,7 @@ type Bytes<'a> = &'a dyn Fn(u32) -> Option<u64>;
 
 fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
     let foreign = kernel.exprs().iter().find(|node| match node.expr {
-        Expr::Product => !matches!(kernel, Kernel::MatMul(_)),
+        Expr::Product => !matches!(kernel, Kernel::MatMul(_) | Kernel::Conv(_)),
         Expr::Row(..) => !matches!(kernel, Kernel::Row(_)),
         _ => false,
     });
@@ -231,6 +231,29 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
                 || k.stores.is_empty()
             {
                 return Err("the product is of another dtype, or nothing is stored".into());
+            }
+            for store in &k.stores {
+                verify_store(store, &k.exprs, &space, bytes)?;
+                if kernel.reads(store.arg) {
+                    return Err(format!("reads a{}, which it writes", store.arg));
+                }
+            }
+            Ok(())
+        }
+        Kernel::Conv(k) => {
+            let Some(space) = k.spec.result(&k.x.view.shape, &k.w.view.shape) else {
+                return Err(format!("the filters {} do not fit {}", k.w, k.x));
+            };
+            if k.spec.axes.iter().any(|a| a.spread != 1 || a.before < 0 || a.after < 0) {
+                return Err(format!("convolves with{}, which kernels do not", k.spec));
+            }
+            verify_operand(&k.x, &k.x.view.shape, k.dtype, bytes)?;
+            verify_operand(&k.w, &k.w.view.shape, k.dtype, bytes)?;
+            verify_exprs(&k.exprs, &space, bytes)?;
+            if k.exprs.iter().any(|e| matches!(e.expr, Expr::Product) && e.dtype != k.dtype)
+                || k.stores.is_empty()
+            {
+                return Err("the convolution is of another dtype, or nothing is stored".into());
             }
             for store in &k.stores {
                 verify_store(store, &k.exprs, &space, bytes)?;

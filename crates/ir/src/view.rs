@@ -97,6 +97,24 @@ impl View {
                 }
                 Some(view)
             }
+            // A mask along the axis would depend on the window and the place in it together.
+            Op::Window { axis, size, step, dilation } => {
+                let (axis, n) = (*axis, self.shape[*axis]);
+                if self.mask.as_ref().is_some_and(|m| m[axis] != (0, n)) {
+                    return None;
+                }
+                let mut view = self.clone();
+                let windows = (n - (size - 1) * dilation - 1) / step + 1;
+                view.shape = self.shape.iter().enumerate().map(|(d, &n)| if d == axis { windows } else { n }).collect();
+                view.shape.push(*size);
+                view.strides.push(self.strides[axis] * *dilation as i64);
+                view.strides[axis] *= *step as i64;
+                if let Some(mask) = &mut view.mask {
+                    mask[axis] = (0, windows);
+                    mask.push((0, *size));
+                }
+                Some(view)
+            }
             _ => None,
         }
     }
@@ -295,6 +313,11 @@ mod tests {
                     .enumerate()
                     .map(|(d, &x)| if axes.contains(&d) { shape[d] - 1 - x } else { x })
                     .collect::<Vec<_>>()),
+                Op::Window { axis, step, dilation, .. } => {
+                    let mut i = o[..o.len() - 1].to_vec();
+                    i[*axis] = i[*axis] * step + o[o.len() - 1] * dilation;
+                    at(&i)
+                }
                 Op::Pad { widths, .. } => {
                     let i: Option<Vec<usize>> = o
                         .iter()

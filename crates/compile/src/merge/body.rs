@@ -61,6 +61,12 @@ impl Body {
                 exprs: k.exprs.clone(),
                 stores: k.stores.clone(),
             },
+            Kernel::Conv(k) => Body {
+                kind: Kind::MatMul,
+                space: k.result(),
+                exprs: k.exprs.clone(),
+                stores: k.stores.clone(),
+            },
             Kernel::ScatterAdd(_) | Kernel::Cumulate(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => {
                 return None;
             }
@@ -95,6 +101,9 @@ impl Body {
             }),
             (Kind::MatMul, Kernel::MatMul(k)) => {
                 Kernel::MatMul(wgrad_ir::MatMulKernel { exprs, stores, ..k.clone() })
+            }
+            (Kind::MatMul, Kernel::Conv(k)) => {
+                Kernel::Conv(wgrad_ir::ConvKernel { exprs, stores, ..k.clone() })
             }
             (Kind::Map | Kind::MatMul, _) => Kernel::Map(MapKernel { space, exprs, stores }),
         }

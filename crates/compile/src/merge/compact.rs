@@ -22,6 +22,7 @@ pub fn drop_dead_stores(kernels: &mut [NodeKernel], wanted: impl Fn(NodeId) -> b
             Kernel::Map(k) if k.stores.iter().any(|s| needed(s.arg)) => k.stores.retain(|s| needed(s.arg)),
             Kernel::Row(k) if k.stores.iter().any(|s| needed(s.arg)) => k.stores.retain(|s| needed(s.arg)),
             Kernel::MatMul(k) if k.stores.iter().any(|s| needed(s.arg)) => k.stores.retain(|s| needed(s.arg)),
+            Kernel::Conv(k) if k.stores.iter().any(|s| needed(s.arg)) => k.stores.retain(|s| needed(s.arg)),
             _ => continue,
         }
         compact(kernel);
@@ -38,6 +39,7 @@ fn compact(kernel: &mut NodeKernel) {
             let operands = [&mut k.a.arg, &mut k.b.arg].into_iter().chain(k.column_sums.as_mut()).collect();
             (&mut k.exprs, &mut k.stores, operands)
         }
+        Kernel::Conv(k) => (&mut k.exprs, &mut k.stores, vec![&mut k.x.arg, &mut k.w.arg]),
         _ => return,
     };
     let mut live = vec![false; exprs.len()];

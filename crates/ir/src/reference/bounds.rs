@@ -109,6 +109,7 @@ fn propagate(node: &Node, x: &[Inexact<'_>], result: &[f64]) -> Vec<f64> {
         | Op::Expand(_)
         | Op::Slice { .. }
         | Op::Flip(_)
+        | Op::Window { .. }
         | Op::Concat { .. } => {
             let errors: Vec<&[f64]> = x.iter().map(|x| x.errors).collect();
             applied(node.op.clone(), &errors)
@@ -124,12 +125,15 @@ fn propagate(node: &Node, x: &[Inexact<'_>], result: &[f64]) -> Vec<f64> {
         Op::Reduce { axes, .. } => {
             applied(Op::Reduce { op: ReduceOp::Max, axes: axes.clone() }, &[x[0].errors])
         }
-        Op::Dot => {
+        Op::Dot | Op::Conv(_) => {
             let (left, right) = (x[0].magnitudes(), x[1].magnitudes());
-            let terms = x[0].node.shape.last().map_or(1.0, |&k| k as f64);
-            let from_right = applied(Op::Dot, &[&left, &rounded(&x[1], terms + 1.0)]);
+            let terms = match node.op {
+                Op::Conv(_) => x[1].node.shape[2..].iter().product::<usize>() as f64,
+                _ => x[0].node.shape.last().map_or(1.0, |&k| k as f64),
+            };
+            let from_right = applied(node.op.clone(), &[&left, &rounded(&x[1], terms + 1.0)]);
             let reach: Vec<f64> = right.iter().zip(x[1].errors).map(|(v, e)| v + e).collect();
-            let from_left = applied(Op::Dot, &[x[0].errors, &reach]);
+            let from_left = applied(node.op.clone(), &[x[0].errors, &reach]);
             from_left.iter().zip(from_right).map(|(a, b)| a + b).collect()
         }
         Op::Gather => applied(Op::Gather, &[x[0].errors, x[1].values]),

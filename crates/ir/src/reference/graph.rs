@@ -1,7 +1,7 @@
 //! Graphs, node by node.
 
 use super::{binary, cast, compare, indices, random, ravel, reduce, row, unary};
-use crate::{BinaryOp, CumulateOp, Graph, Loop, LoopOutput, Node, Op, ReduceOp, Shape};
+use crate::{BinaryOp, ConvSpec, CumulateOp, Graph, Loop, LoopOutput, Node, Op, ReduceOp, Shape};
 
 /// The elements of a graph's outputs, row-major, in `f64` throughout: no operation rounds to `f32`.
 ///
@@ -103,7 +103,12 @@ pub(super) fn evaluate(node: &Node, x: &[Operand<'_>]) -> Vec<f64> {
             }
             out
         }
-        Op::Permute(_) | Op::Expand(_) | Op::Slice { .. } | Op::Pad { .. } | Op::Flip(_) => {
+        Op::Permute(_)
+        | Op::Expand(_)
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Flip(_)
+        | Op::Window { .. } => {
             let fill = if let Op::Pad { fill, .. } = &node.op { fill.as_f64() } else { 0.0 };
             let element = |i: Vec<usize>| source(&node.op, x[0].shape(), &i).map_or(fill, |s| x[0].at(&s));
             indices(&node.shape).into_iter().map(element).collect()
@@ -118,6 +123,19 @@ pub(super) fn evaluate(node: &Node, x: &[Operand<'_>]) -> Vec<f64> {
             groups.into_iter().map(|group| reduce(*op, node.dtype, group)).collect()
         }
         Op::Dot => indices(&node.shape).into_iter().map(|i| dot(&x[0], &x[1], &i)).collect(),
+        Op::Conv(spec) => {
+            let (by_group, taps) = (spec.by_group, Shape::from(&x[1].shape()[2..]));
+            let element = |i: Vec<usize>| {
+                let [n, g, o] = if by_group { [i[2], i[0], i[1]] } else { [i[0], i[1], i[2]] };
+                let term = |tap: Vec<usize>| {
+                    let seen = conv_element(spec, &i[3..], &tap[1..], &x[0].shape()[3..]);
+                    let at = |seen: Vec<usize>| x[0].at(&[&[n, g, tap[0]], &seen[..]].concat());
+                    seen.map_or(0.0, at) * x[1].at(&[&[g, o], &tap[..]].concat())
+                };
+                reduce(ReduceOp::Sum, node.dtype, indices(&taps).into_iter().map(term))
+            };
+            indices(&node.shape).into_iter().map(element).collect()
+        }
         Op::Gather => {
             let (rows, row_len) = rows(x[0].shape());
             let find = |&id: &f64| x[0].values[row(id, rows) * row_len..][..row_len].to_vec();
@@ -168,6 +186,10 @@ fn source(op: &Op, from: &Shape, index: &[usize]) -> Option<Vec<usize>> {
         Op::Expand(_) => (0..i.len()).filter(|&axis| from[axis] == 1).for_each(|axis| i[axis] = 0),
         Op::Slice { ranges } => i.iter_mut().zip(ranges).for_each(|(i, r)| *i = r.0 + *i * r.2),
         Op::Flip(axes) => axes.iter().for_each(|&axis| i[axis] = from[axis] - 1 - i[axis]),
+        Op::Window { axis, step, dilation, .. } => {
+            let j = i.pop().unwrap_or(0);
+            i[*axis] = i[*axis] * step + j * dilation;
+        }
         Op::Pad { widths, .. } => {
             for (axis, &(before, _)) in widths.iter().enumerate() {
                 i[axis] = i[axis].checked_sub(before).filter(|&x| x < from[axis])?;
@@ -198,6 +220,12 @@ fn dot(a: &Operand<'_>, b: &Operand<'_>, index: &[usize]) -> f64 {
         a.at(&left) * b.at(&right)
     };
     reduce(ReduceOp::Sum, a.node.dtype, (0..a.shape()[last]).map(term))
+}
+
+/// The element that an output of a convolution sees through a tap.
+pub(super) fn conv_element(spec: &ConvSpec, p: &[usize], taps: &[usize], extents: &[usize]) -> Option<Vec<usize>> {
+    let axes = spec.axes.iter().zip(p.iter().zip(taps)).zip(extents);
+    axes.map(|((axis, (&p, &j)), &len)| axis.element(p, j, len)).collect()
 }
 
 /// A table's number of rows and their length.

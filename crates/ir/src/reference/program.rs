@@ -1,8 +1,8 @@
 //! Programs, one index of one kernel at a time.
 
-use super::{binary, cast, compare, indices, random, reduce, round, row, unary};
+use super::{binary, cast, compare, graph::conv_element, indices, random, reduce, round, row, unary};
 use crate::{
-    Arg, AttentionDims, AttentionGradKernel, AttentionKernel, BinaryOp, BufferRef, CumulateKernel, DType,
+    Arg, AttentionDims, AttentionGradKernel, AttentionKernel, BinaryOp, BufferRef, ConvKernel, CumulateKernel, DType,
     Expr, ExprId, ExprNode, Kernel, MapKernel, MatMulKernel, Operand, OutputSource, Program, ReduceKernel,
     ReduceOp, RowKernel, ScatterAddKernel, Shape, Step, View,
 };
@@ -101,6 +101,7 @@ impl Run<'_> {
             Kernel::Row(k) => self.row(k),
             Kernel::Reduce(k) => self.reduce(k),
             Kernel::MatMul(k) => self.matmul(k),
+            Kernel::Conv(k) => self.conv(k),
             Kernel::ScatterAdd(k) => self.scatter_add(k),
             Kernel::Cumulate(k) => self.cumulate(k),
             Kernel::Attention(k) => self.attention(k),
@@ -206,6 +207,30 @@ impl Run<'_> {
                 let value = self.rounded(k.dtype, reduce(ReduceOp::Sum, k.dtype, terms));
                 writes.push(Write { arg, dtype: k.dtype, address, value });
             }
+        }
+        writes
+    }
+
+    fn conv(&self, k: &ConvKernel) -> Vec<Write> {
+        let (extents, taps) = (&k.x.view.shape[3..], Shape::from(&k.w.view.shape[2..]));
+        let mut writes = Vec::new();
+        for index in indices(&k.result()) {
+            let [a, b, c] = [index[0], index[1], index[2]];
+            let [n, g, o] = if k.spec.by_group { [c, a, b] } else { [a, b, c] };
+            let term = |tap: Vec<usize>| {
+                let seen = conv_element(&k.spec, &index[3..], &tap[1..], extents);
+                let x = |i: Vec<usize>| self.element(&k.x, k.dtype, &[&[n, g, tap[0]], &i[..]].concat());
+                seen.map_or(0.0, x) * self.element(&k.w, k.dtype, &[&[g, o], &tap[..]].concat())
+            };
+            let terms = indices(&taps).into_iter().map(term);
+            let product = self.rounded(k.dtype, reduce(ReduceOp::Sum, k.dtype, terms));
+            let values = self.values(&k.exprs, &index, product);
+            writes.extend(k.stores.iter().map(|store| Write {
+                arg: store.arg,
+                dtype: k.exprs[store.value.index()].dtype,
+                address: unmasked(&store.view, &index),
+                value: values[store.value.index()],
+            }));
         }
         writes
     }

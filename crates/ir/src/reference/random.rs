@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{random_attention::attention, random_loop::random_loop};
 use crate::{
-    BinaryOp, CompareOp, CumulateOp, DType, Function, Graph, Literal, NodeId, Op, RandomKind, ReduceOp,
+    BinaryOp, CompareOp, ConvAxis, ConvSpec, CumulateOp, DType, Function, Graph, Literal, NodeId, Op, RandomKind, ReduceOp,
     Shape, UnaryOp, philox,
 };
 
@@ -79,7 +79,8 @@ pub fn random_graph_inputs(dims: &[usize]) -> [Vec<f64>; 2] {
 /// A movement that fits `shape`, which has no extent of 0, chosen by a few random numbers.
 pub fn random_movement(shape: &Shape, kind: u8, r: [usize; 3]) -> Op {
     let rank = shape.rank();
-    match kind % 6 {
+    match kind % 7 {
+        6 if rank > 0 => random_window(shape, r),
         0 if rank > 0 => {
             let mut perm: SmallVec<[usize; 6]> = (0..rank).collect();
             perm.rotate_left(r[0] % rank);
@@ -104,6 +105,15 @@ pub fn random_movement(shape: &Shape, kind: u8, r: [usize; 3]) -> Op {
             })
         }
     }
+}
+
+/// Windows along some axis of a shape without extents of 0.
+fn random_window(shape: &Shape, r: [usize; 3]) -> Op {
+    let axis = r[0] % shape.rank();
+    let n = shape[axis];
+    let size = 1 + r[1] % n.min(3);
+    let dilation = 1 + r[2] % if size > 1 { (n - 1) / (size - 1) } else { 2 };
+    Op::Window { axis, size, step: 1 + (r[1] + r[2]) % 3, dilation }
 }
 
 fn slice_ranges(shape: &Shape, r: [usize; 3]) -> SmallVec<[(usize, usize, usize); 6]> {
@@ -135,6 +145,54 @@ fn swish(shape: &Shape) -> Function {
     Function { name: "swish".into(), body, public: 2, gradient: None, kernel: None, recompute: false }
 }
 
+/// A convolution of `x` by filters made of `other`, with what may follow it.
+fn convolution(g: &mut Graph, x: NodeId, other: NodeId, r: [usize; 3]) -> Option<NodeId> {
+    let elements = g.node(x).shape.elements();
+    let filters = g.node(other).shape.elements();
+    if elements == 0 || filters == 0 || g.node(x).dtype != DType::F32 || g.node(other).dtype != DType::F32 {
+        return None;
+    }
+    // One or two spatial axes, and whatever divides the elements as batch, groups and channels.
+    let divisor = |n: usize, nth: usize| (1..=n.min(4)).filter(|d| n.is_multiple_of(*d)).nth(nth % 3).unwrap_or(1);
+    let groups = divisor(elements, r[0] % 2);
+    let channels = divisor(elements / groups, r[1]);
+    let batch = divisor(elements / groups / channels, r[2]);
+    let rest = elements / groups / channels / batch;
+    let across = if r[0] % 3 > 0 { divisor(rest, r[0] + 1) } else { 1 };
+    let mut extents: Shape = [batch, groups, channels, rest / across].into();
+    let axis = |n: usize| ConvAxis {
+        stride: 1 + r[n % 3] % 2,
+        dilation: 1 + (r[(n + 1) % 3] / 2) % 2,
+        spread: 1 + (r[(n + 2) % 3] / 4) % 2,
+        before: r[n % 3] as i64 % 4 - 1,
+        after: r[(n + 1) % 3] as i64 % 3,
+    };
+    let mut axes: SmallVec<[ConvAxis; 3]> = SmallVec::from_slice(&[axis(r[1])]);
+    let mut taps: Shape = [groups, 1 + r[2] % 3, channels, 1 + r[1] % 3].into();
+    if r[0] % 3 > 0 {
+        extents.push(across);
+        axes.push(axis(r[2]));
+        taps.push(1 + r[0] % 2);
+    }
+    let x = g.push(Op::Reshape(extents), &[x]).ok()?;
+    // As many filters as wanted, repeated from the elements that there are.
+    let flat = g.push(Op::Reshape([1, filters].into()), &[other]).ok()?;
+    let copies = taps.elements().div_ceil(filters);
+    let many = g.push(Op::Expand([copies, filters].into()), &[flat]).ok()?;
+    let many = g.push(Op::Reshape([copies * filters].into()), &[many]).ok()?;
+    let ranges = SmallVec::from_slice(&[(0, taps.elements(), 1)]);
+    let w = g.push(Op::Slice { ranges }, &[many]).ok()?;
+    let w = g.push(Op::Reshape(taps), &[w]).ok()?;
+    let by_group = r[1] % 3 == 2;
+    let y = g.push(Op::Conv(ConvSpec { axes, by_group }), &[x, w]).ok()?;
+    if g.node(y).shape.elements() > MAX_ELEMENTS || r[2] % 3 == 0 {
+        return Some(y);
+    }
+    let z = matched(g, y, other);
+    let z = g.push(Op::Binary(BinaryOp::Add), &[y, z]).ok()?;
+    g.push(Op::Unary(UnaryOp::Tanh), &[z]).ok()
+}
+
 /// Appends the operation that a choice names; `None` where it does not fit.
 fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<NodeId> {
     let x = nodes[a % nodes.len()];
@@ -145,6 +203,7 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
     match kind {
         240.. => return attention(g, x, r),
         230.. => return random_loop(g, x, r),
+        212..=221 => return convolution(g, x, other, r),
         222.. if float && rank > 0 => {
             let axis = r[0] % rank;
             return match r[1] % 3 {
@@ -164,7 +223,8 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
         }
         _ => {}
     }
-    let op = match kind % 24 {
+    let op = match kind % 25 {
+        24 if rank > 0 && shape.elements() > 0 => random_window(&shape, r),
         0 | 1 if float => {
             let smooth =
                 [UnaryOp::Neg, UnaryOp::Abs, UnaryOp::Tanh, UnaryOp::Sin, UnaryOp::Cos, UnaryOp::Floor];
