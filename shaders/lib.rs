@@ -14,6 +14,7 @@ mod bindings;
 #[cfg(feature = "check")]
 mod check;
 mod cumulate;
+mod conv;
 mod dispatch;
 mod expr;
 mod grid;
@@ -40,7 +41,7 @@ use wgrad_ir::{DeviceCaps, Kernel};
 /// Which variants to use; by default the generator chooses by extents and device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Choices {
-    /// For matrix products.
+    /// For matrix products, and for convolutions where it suits them.
     pub matmul: Option<MatMulVariant>,
     /// For reductions.
     pub reduce: Option<ReduceVariant>,
@@ -67,6 +68,7 @@ pub fn generate(kernel: &Kernel, caps: &DeviceCaps, choices: &Choices) -> Result
             Some(variant) => matmul::generate_as(k, caps, variant),
             None => matmul::generate(k, caps),
         },
+        Kernel::Conv(k) => conv::generate(k, caps, choices.matmul),
         Kernel::Row(k) => row::generate(k, caps, choices.row),
         Kernel::ScatterAdd(k) => scatter::generate(k, caps),
         Kernel::Cumulate(k) => match choices.cumulate {

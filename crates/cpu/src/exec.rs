@@ -19,6 +19,7 @@ use crate::{
     attention::AttentionPlan,
     attention_grad::AttentionGradPlan,
     cumulate,
+    conv::ConvPlan,
     device::Shared,
     map::MapPlan,
     matmul::MatMulPlan,
@@ -37,6 +38,7 @@ enum Plan {
     Row(RowPlan),
     Reduce(ReducePlan),
     MatMul(MatMulPlan),
+    Conv(Box<ConvPlan>),
     ScatterAdd(wgrad_ir::ScatterAddKernel),
     Cumulate(wgrad_ir::CumulateKernel),
 }
@@ -48,6 +50,7 @@ impl Plan {
             Kernel::Row(k) => Plan::Row(RowPlan::new(k)),
             Kernel::Reduce(k) => Plan::Reduce(ReducePlan::new(k)),
             Kernel::MatMul(k) => Plan::MatMul(MatMulPlan::new(k)),
+            Kernel::Conv(k) => Plan::Conv(Box::new(ConvPlan::new(k))),
             Kernel::ScatterAdd(k) => Plan::ScatterAdd(k.clone()),
             Kernel::Cumulate(k) => Plan::Cumulate(k.clone()),
             Kernel::Attention(k) => Plan::Attention(Box::new(AttentionPlan::new(k))),
@@ -63,6 +66,7 @@ impl Plan {
             Plan::Row(p) => p.cost(),
             Plan::Reduce(p) => p.cost(),
             Plan::MatMul(p) => p.cost(),
+            Plan::Conv(p) => p.cost(),
             Plan::ScatterAdd(k) => scatter::cost(k),
             Plan::Cumulate(k) => cumulate::cost(k),
         }
@@ -76,6 +80,7 @@ impl Plan {
             Plan::Row(p) => p.run(args),
             Plan::Reduce(p) => p.run(args),
             Plan::MatMul(p) => p.run(args),
+            Plan::Conv(p) => p.run(args),
             Plan::ScatterAdd(k) => scatter::run(k, args),
             Plan::Cumulate(k) => cumulate::run(k, args),
         }

@@ -10,6 +10,7 @@ mod attention;
 mod attention_grad;
 mod backend;
 mod column_sums;
+mod conv;
 mod cost;
 mod cumulate;
 mod device;
@@ -35,6 +36,7 @@ mod store;
 mod tape;
 mod threads;
 mod tile;
+mod unfold;
 mod walk;
 
 pub use backend::CpuBackend;

@@ -33,12 +33,22 @@ use crate::{NnError, Param, safetensors};
     note = "write `#[module(skip)]` above a field that holds a plain value"
 )]
 pub trait Module {
-    /// Shows every parameter to the visitor, under its name, in a fixed order.
+    /// Shows every parameter and buffer to the visitor, under its name, in a fixed order.
     fn visit(&self, visitor: &mut Visitor<'_>);
 
-    /// Names and parameters in the order of [`Module::visit`]. A parameter that is reached twice (tied weights) is listed
-    /// once, under its first name.
+    /// Names and parameters in the order of [`Module::visit`], without buffers. A parameter that is reached twice (tied weights) is
+    /// listed once, under its first name.
     fn named_parameters(&self) -> Vec<(String, Param)> {
+        self.named_tensors().into_iter().filter(|(_, param)| !param.is_buffer()).collect()
+    }
+
+    /// Names and buffers ([`Param::buffer`]) in the order of [`Module::visit`].
+    fn named_buffers(&self) -> Vec<(String, Param)> {
+        self.named_tensors().into_iter().filter(|(_, param)| param.is_buffer()).collect()
+    }
+
+    /// Parameters and buffers: all that is saved and loaded.
+    fn named_tensors(&self) -> Vec<(String, Param)> {
         let (mut seen, mut list) = (HashSet::new(), Vec::new());
         let mut each = |name: &str, param: &Param| {
             if seen.insert(param.identity()) {
@@ -65,9 +75,9 @@ pub trait Module {
         matching(self, pattern).inspect(Param::unfreeze).count()
     }
 
-    /// Names and values now, in the order of [`Module::named_parameters`].
+    /// Names and values now, in the order of [`Module::named_tensors`].
     fn state_dict(&self) -> Vec<(String, Tensor)> {
-        self.named_parameters().into_iter().map(|(name, param)| (name, param.tensor())).collect()
+        self.named_tensors().into_iter().map(|(name, param)| (name, param.tensor())).collect()
     }
 
     /// Replaces parameters by the tensors of their names, converted to each parameter's dtype. With `strict`, every parameter
@@ -77,7 +87,7 @@ pub trait Module {
     /// # Errors
     /// [`NnError::Mismatch`], which lists all that does not fit.
     fn load_state_dict(&self, tensors: &[(String, Tensor)], strict: bool) -> Result<(), NnError> {
-        safetensors::load_into("the given tensors", &self.named_parameters(), tensors, strict)
+        safetensors::load_into("the given tensors", &self.named_tensors(), tensors, strict)
     }
 
     /// Writes the parameters to a `.safetensors` file: to a temporary name beside it first, synced and renamed, so that
@@ -95,7 +105,7 @@ pub trait Module {
     /// # Errors
     /// The file cannot be read or is not valid, or [`NnError::Mismatch`].
     fn load_safetensors(&self, path: &Path, strict: bool) -> Result<(), NnError> {
-        let params = self.named_parameters();
+        let params = self.named_tensors();
         let Some((_, first)) = params.first() else { return Ok(()) };
         let tensors = safetensors::load(path, first.tensor().device())?;
         safetensors::load_into(&path.display().to_string(), &params, &tensors, strict)

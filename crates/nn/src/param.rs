@@ -1,4 +1,4 @@
-//! Trainable tensors.
+//! Trainable tensors, and the others that a module keeps.
 
 use std::{
     fmt,
@@ -20,12 +20,41 @@ pub struct Param(Arc<Cell>);
 struct Cell {
     tensor: RwLock<Tensor>,
     frozen: AtomicBool,
+    buffer: bool,
 }
 
 impl Param {
     /// A trainable parameter with this value.
     pub fn new(tensor: Tensor) -> Self {
-        Param(Arc::new(Cell { tensor: RwLock::new(tensor), frozen: AtomicBool::new(false) }))
+        Param::cell(tensor, false)
+    }
+
+    /// A tensor of a module that is saved and loaded as parameters are, and changed by forward passes instead of optimizers (the
+    /// statistics of a batch norm): PyTorch's *buffer*. [`Module::named_parameters`](crate::Module::named_parameters) leaves it
+    /// out.
+    pub fn buffer(tensor: Tensor) -> Self {
+        Param::cell(tensor, true)
+    }
+
+    fn cell(tensor: Tensor, buffer: bool) -> Self {
+        Param(Arc::new(Cell { tensor: RwLock::new(tensor), frozen: AtomicBool::new(buffer), buffer }))
+    }
+
+    /// Whether this is a buffer.
+    pub fn is_buffer(&self) -> bool {
+        self.0.buffer
+    }
+
+    /// The value now, without the history of a value that has been computed: so that what a buffer becomes in one step does not hold
+    /// on to all steps before.
+    pub fn settled(&self) -> Tensor {
+        let tensor = self.tensor();
+        if !tensor.is_realized() {
+            return tensor;
+        }
+        let leaf = tensor.detach_realized();
+        self.set(leaf.clone());
+        leaf
     }
 
     /// The value now. A handle that was taken before [`Param::set`] keeps the value of its time.
@@ -44,9 +73,9 @@ impl Param {
         self.0.frozen.store(true, Ordering::Relaxed);
     }
 
-    /// Undoes [`Param::freeze`].
+    /// Undoes [`Param::freeze`]. A buffer stays frozen.
     pub fn unfreeze(&self) {
-        self.0.frozen.store(false, Ordering::Relaxed);
+        self.0.frozen.store(self.0.buffer, Ordering::Relaxed);
     }
 
     /// Whether optimizers leave it alone.

@@ -48,6 +48,12 @@ pub fn eval_donating(tensors: &[&Tensor], donation: &Donation<'_>) -> Result<(),
 /// Runs one program for tensors of one device.
 fn run(wanted: &[&Tensor], donation: &Donation<'_>, device: &DeviceHandle) -> Result<(), TensorError> {
     let mut trace = Trace::new(wanted, Until::Realized)?;
+    let companions = companions(&trace, wanted);
+    if !companions.is_empty() {
+        let all: Vec<&Tensor> = wanted.iter().copied().chain(&companions).collect();
+        drop(trace);
+        return run(&all, donation, device);
+    }
     let mut targets: Vec<&Tensor> = Vec::with_capacity(wanted.len());
     let mut outputs = Vec::with_capacity(wanted.len());
     for &tensor in wanted {
@@ -102,6 +108,19 @@ fn run(wanted: &[&Tensor], donation: &Donation<'_>, device: &DeviceHandle) -> Re
         tensor.0.elements.set(buffer.clone());
     }
     Ok(())
+}
+
+/// What is to be computed beside what has been traced, and is not there or wanted yet.
+fn companions(trace: &Trace, wanted: &[&Tensor]) -> Vec<Tensor> {
+    let mut found: Vec<Tensor> = Vec::new();
+    let traced = trace.tensors.iter().filter(|t| !t.is_realized());
+    for companion in traced.filter_map(|t| t.0.companion.as_ref()) {
+        let known = wanted.iter().any(|w| w.is_same(companion)) || found.iter().any(|f| f.is_same(companion));
+        if companion.place().is_none() && !known {
+            found.push(companion.clone());
+        }
+    }
+    found
 }
 
 impl Tensor {

@@ -56,5 +56,5 @@ pub use operand::IntoOperand;
 pub use read::PendingValue;
 pub use scan::{Scanned, scan};
 pub use tensor::Tensor;
-pub use wgrad_ir::{DType, Function, FunctionKernel, Shape};
+pub use wgrad_ir::{ConvAxis, DType, Function, FunctionKernel, Shape};
 pub use wgrad_runtime::{DeviceError, DeviceHandle};

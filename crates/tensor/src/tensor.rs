@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) elements: Elements,
     /// Bounds of all elements where the host knows them: leaves of integers, and movements of these.
     pub(crate) range: Option<(i64, i64)>,
+    /// What is computed in the same program as this: see [`Tensor::alongside`].
+    pub(crate) companion: Option<Tensor>,
     label: Mutex<Option<Arc<str>>>,
 }
 
@@ -77,6 +79,34 @@ impl Tensor {
             device,
             elements,
             range,
+            companion: None,
+            label: Mutex::new(None),
+        }))
+    }
+
+    /// The same tensor; whenever an evaluation computes it, or anything from it, the program computes `other` too. So what follows
+    /// from a pass besides its result (the statistics of a batch norm) is not lost, and costs no pass of its own.
+    ///
+    /// Both must be on one device. An error that `other` carries is one of the result, too.
+    #[track_caller]
+    #[must_use]
+    pub fn alongside(&self, other: &Tensor) -> Tensor {
+        if let Some(faulty) = [self, other].into_iter().find(|t| t.error().is_some()) {
+            return faulty.clone();
+        }
+        if self.device().uid() != other.device().uid() {
+            return self.fail("alongside", format!("{} and {} are on two devices", self.describe(), other.describe()));
+        }
+        let same = Op::Reshape(self.shape().clone());
+        Tensor(Arc::new(Node {
+            id: next_id(),
+            source: Source::Op(same, [self.clone()].into_iter().collect()),
+            shape: self.shape().clone(),
+            dtype: self.dtype(),
+            device: self.device().clone(),
+            elements: Elements::default(),
+            range: self.int_range(),
+            companion: Some(other.clone()),
             label: Mutex::new(None),
         }))
     }
@@ -256,6 +286,7 @@ fn range_after(op: &Op, operands: &[&Tensor], dtype: DType) -> Option<(i64, i64)
         | Op::Expand(_)
         | Op::Slice { .. }
         | Op::Flip(_)
+        | Op::Window { .. }
         | Op::StopGradient
         | Op::Gather => of(0),
         Op::Cast(to) => of(0).filter(|&(low, high)| match to {
@@ -286,12 +317,13 @@ impl Drop for Node {
     /// Drops operands that only this tensor held one after the other, so that long histories do not overflow the stack.
     fn drop(&mut self) {
         let Source::Op(_, operands) = &mut self.source else { return };
-        let mut pending: Vec<Tensor> = operands.drain(..).collect();
+        let mut pending: Vec<Tensor> = operands.drain(..).chain(self.companion.take()).collect();
         while let Some(tensor) = pending.pop() {
             if let Some(mut node) = Arc::into_inner(tensor.0)
                 && let Source::Op(_, operands) = &mut node.source
             {
                 pending.extend(operands.drain(..));
+                pending.extend(node.companion.take());
             }
         }
     }

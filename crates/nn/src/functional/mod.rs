@@ -3,11 +3,14 @@
 mod activation;
 mod assignment;
 mod attention;
+mod batch_norm;
 pub mod boxes;
+mod conv;
 mod known;
 mod linear_cross_entropy;
 mod loss;
 mod norm;
+mod pool;
 
 use wgrad_ir::Shape;
 use wgrad_tensor::Tensor;
@@ -21,6 +24,11 @@ pub use activation::{
 };
 pub use assignment::linear_sum_assignment;
 pub use attention::{Attention, attention_weights, causal_mask, scaled_dot_product_attention};
+pub use batch_norm::{Statistics, batch_norm, batch_norm_train};
+pub use conv::{
+    Conv, ConvTranspose, Padding, conv, conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d,
+    conv1d, conv2d, conv3d,
+};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use loss::{
     CrossEntropy, Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cosine_embedding_loss,
@@ -29,6 +37,10 @@ pub use loss::{
     pairwise_distance, poisson_nll_loss, sigmoid_focal_loss, smooth_l1_loss, triplet_margin_loss,
 };
 pub use norm::{group_norm, instance_norm, layer_norm, local_response_norm, rms_norm, weight_norm};
+pub use pool::{
+    AvgPool, MaxPool, adaptive_avg_pool, adaptive_max_pool, avg_pool, avg_pool1d, avg_pool2d, avg_pool3d,
+    max_pool, max_pool1d, max_pool2d, max_pool3d, pixel_shuffle, pixel_unshuffle, unfold,
+};
 
 /// A number of a formula, in the dtype and on the device of `x`.
 pub(crate) fn like(value: f64, x: &Tensor) -> Tensor {

@@ -11,6 +11,7 @@ mod join;
 mod movement;
 mod reduce;
 mod unary;
+mod window;
 
 use crate::Tensor;
 

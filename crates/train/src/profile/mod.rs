@@ -119,6 +119,7 @@ fn extents(kernel: &Kernel) -> String {
         Kernel::Reduce(k) => format!("{} over {}", k.outer, k.inner),
         Kernel::MatMul(k) if k.batch.elements() == 1 => format!("{} x {} x {}", k.m, k.n, k.k),
         Kernel::MatMul(k) => format!("{} of {} x {} x {}", k.batch.elements(), k.m, k.n, k.k),
+        Kernel::Conv(k) => format!("{} by {}", Shape::from(&k.x.view.shape[..]), k.w.view.shape),
         Kernel::ScatterAdd(k) => format!("{} rows of {} into {}", k.count, k.row_len, k.rows),
         Kernel::Cumulate(k) => format!("{} lines of {}", k.lines.elements(), k.len),
         Kernel::Attention(k) => attention_extents(&k.dims),
