@@ -120,8 +120,10 @@ fn loads(kernel: &ConvKernel, emitter: &mut Emitter<'_>) -> Result<String, Kerne
         // Nothing is loaded, and the operands may have no memory to bind.
         return Ok(format!("{}return 0.0f;\n}}\n{}return 0.0f;\n}}\n", head[0], head[1]));
     }
-    let (a, b) =
-        (emitter.bindings.arg(kernel.w.arg, "f32", false)?, emitter.bindings.arg(kernel.x.arg, "f32", false)?);
+    let (a, b) = (
+        emitter.bindings.arg(kernel.w.arg, "f32", false)?,
+        emitter.bindings.arg(kernel.x.arg, "f32", false)?,
+    );
     let mut out = head[0].to_owned();
     let terms = View {
         shape: w.shape[2..].into(),
@@ -188,7 +190,9 @@ fn coordinates(out: &mut String, number: &str, prefix: &str, extents: &[usize]) 
         .collect();
     let names: Vec<String> = axes.iter().map(|a| format!("{prefix}{}", a.from.start)).collect();
     write_coordinates(out, number, &axes, &names);
-    (0..extents.len()).map(|d| axes.iter().position(|a| a.from.start == d).map(|n| names[n].clone())).collect()
+    (0..extents.len())
+        .map(|d| axes.iter().position(|a| a.from.start == d).map(|n| names[n].clone()))
+        .collect()
 }
 
 /// `store_c(batch, row, col, product)`: the epilogue.
@@ -200,7 +204,8 @@ fn store(kernel: &ConvKernel, emitter: &mut Emitter<'_>) -> Result<String, Kerne
     let space = kernel.result();
     let row = if kernel.spec.by_group { 1 } else { 2 };
     let axes = collapse(&space, &views, &[row, row + 1]);
-    let name = |(n, axis): (usize, &Axis)| if axis.from.start == row { "row".into() } else { format!("c{n}") };
+    let name =
+        |(n, axis): (usize, &Axis)| if axis.from.start == row { "row".into() } else { format!("c{n}") };
     let names: Vec<String> = axes.iter().enumerate().map(name).collect();
     let before = axes.iter().take_while(|a| a.from.start < row).count();
     let after = axes.iter().take_while(|a| a.from.start <= row).count();

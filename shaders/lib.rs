@@ -13,8 +13,8 @@ mod attention;
 mod bindings;
 #[cfg(feature = "check")]
 mod check;
-mod cumulate;
 mod conv;
+mod cumulate;
 mod dispatch;
 mod expr;
 mod grid;

@@ -68,7 +68,9 @@ fn movement_rules_match_finite_differences() {
 
 #[test]
 fn window_rules_match_finite_differences() {
-    for (size, step, dilation) in [(1, 1, 1), (2, 2, 1), (3, 1, 1), (3, 2, 1), (2, 3, 1), (3, 2, 2), (2, 5, 4), (7, 1, 1)] {
+    for (size, step, dilation) in
+        [(1, 1, 1), (2, 2, 1), (3, 1, 1), (3, 2, 1), (2, 3, 1), (3, 2, 2), (2, 5, 4), (7, 1, 1)]
+    {
         check(&[&[2, 7, 3]], (-1.0, 1.0), |g, x| push(g, Op::Window { axis: 1, size, step, dilation }, x));
     }
     check(&[&[6, 5]], (-1.0, 1.0), |g, x| {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use wgrad_ir::{
-    ConvKernel, ConvSpec, DType, Expr, ExprId, ExprNode, Graph, IndexMap, IrError, Kernel, Literal, MapKernel, MatMulKernel,
-    NodeId, Op, Operand, ReduceKernel, Reduction, ScatterAddKernel, Shape, Store, View,
+    ConvKernel, ConvSpec, DType, Expr, ExprId, ExprNode, Graph, IndexMap, IrError, Kernel, Literal,
+    MapKernel, MatMulKernel, NodeId, Op, Operand, ReduceKernel, Reduction, ScatterAddKernel, Shape, Store,
+    View,
 };
 
 use crate::layout::Layout;

@@ -91,7 +91,8 @@ impl Merger<'_> {
         let earliest = kernel.read().filter_map(after).max().unwrap_or(0);
         let first = earliest.max(self.out.len().saturating_sub(LOOK_BACK));
         // The latest one, so that values live shortly; but rather a product that it follows than a map beside it.
-        let products = |at: &usize| matches!(self.out[*at].work, Work::Kernel(Kernel::MatMul(_) | Kernel::Conv(_)));
+        let products =
+            |at: &usize| matches!(self.out[*at].work, Work::Kernel(Kernel::MatMul(_) | Kernel::Conv(_)));
         let latest = (first..self.out.len()).rev();
         for at in latest.clone().filter(products).chain(latest.filter(|at| !products(at))) {
             let host = &self.out[at];

@@ -65,7 +65,12 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn interleaved(g: &mut Graph, spec: &ConvSpec, [x, w]: [NodeId; 2], result: &Shape) -> Result<NodeId, IrError> {
+fn interleaved(
+    g: &mut Graph,
+    spec: &ConvSpec,
+    [x, w]: [NodeId; 2],
+    result: &Shape,
+) -> Result<NodeId, IrError> {
     let (x_shape, w_shape) = (g.node(x).shape.clone(), g.node(w).shape.clone());
     let axes: Vec<Vec<Option<Phase>>> = (0..spec.axes.len())
         .map(|d| phases(&spec.axes[d], x_shape[3 + d], w_shape[3 + d], result[3 + d]))
@@ -120,10 +125,8 @@ fn plain(
     [x, w]: [NodeId; 2],
     result: &Shape,
 ) -> Result<NodeId, IrError> {
-    let mut kept: SmallVec<[(usize, usize, usize); 6]> =
-        g.node(x).shape.iter().map(|&n| (0, n, 1)).collect();
-    let mut taps: SmallVec<[(usize, usize, usize); 6]> =
-        g.node(w).shape.iter().map(|&n| (0, n, 1)).collect();
+    let mut kept: SmallVec<[(usize, usize, usize); 6]> = g.node(x).shape.iter().map(|&n| (0, n, 1)).collect();
+    let mut taps: SmallVec<[(usize, usize, usize); 6]> = g.node(w).shape.iter().map(|&n| (0, n, 1)).collect();
     let mut axes: SmallVec<[ConvAxis; 3]> = SmallVec::new();
     for (d, phase) in phases.iter().enumerate() {
         let (len, ConvAxis { before, after, .. }) = (kept[3 + d].1 as i64, phase.axis);

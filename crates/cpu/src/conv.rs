@@ -70,8 +70,7 @@ impl ConvPlan {
         let spatial: Vec<_> =
             (3..x.shape.rank()).map(|d| (x.shape[d], x.strides[d], w.shape[d], result[d])).collect();
         let images = if kernel.spec.by_group { n } else { 1 };
-        let windows =
-            Windows::new((images, x.strides[0]), (c, x.strides[2]), &kernel.spec.axes, &spatial);
+        let windows = Windows::new((images, x.strides[0]), (c, x.strides[2]), &kernel.spec.axes, &spatial);
         let mut matrices = Vec::new();
         for n in 0..if kernel.spec.by_group { 1 } else { n } {
             let start = |g: usize| {
@@ -95,7 +94,18 @@ impl ConvPlan {
         };
         let (x_arg, w_arg) = (kernel.x.arg, kernel.w.arg);
         let filters = Filters::of(w);
-        ConvPlan { rows, columns, terms, dtype: kernel.dtype, x_arg, w_arg, windows, matrices, filters, after }
+        ConvPlan {
+            rows,
+            columns,
+            terms,
+            dtype: kernel.dtype,
+            x_arg,
+            w_arg,
+            windows,
+            matrices,
+            filters,
+            after,
+        }
     }
 
     /// Nanoseconds on one core, roughly.
@@ -219,7 +229,9 @@ impl ConvPlan {
                     }
                     term += some;
                 }
-                let (Some(tape), Some(stores), Some(frame)) = (tape, stores, frame.as_mut()) else { continue };
+                let (Some(tape), Some(stores), Some(frame)) = (tape, stores, frame.as_mut()) else {
+                    continue;
+                };
                 for (r, line) in part.slice::<T>(rows * count).chunks_exact(count).enumerate() {
                     let mut start = start + r * columns;
                     for block in line.chunks(tape.block) {

@@ -113,7 +113,8 @@ impl Windows {
                 let part = &mut row[done..done + count];
                 let y = base[0] + (index[1] * run_side.steps[0]) as i64;
                 let z = base[1] + (index[2] * run_side.steps[1]) as i64;
-                let inside = (0..self.extents[0] as i64).contains(&y) && (0..self.extents[1] as i64).contains(&z);
+                let inside =
+                    (0..self.extents[0] as i64).contains(&y) && (0..self.extents[1] as i64).contains(&z);
                 let (a, b) = (low.clamp(from, end), high.clamp(from, end));
                 if !inside || a >= b {
                     part.fill(zero);

@@ -269,7 +269,9 @@ impl Op {
             | Op::Pad { .. }
             | Op::Flip(_)
             | Op::Window { .. } => Some(1),
-            Op::Binary(_) | Op::Compare(_) | Op::Dot | Op::Conv(_) | Op::Gather | Op::ScatterAdd { .. } => Some(2),
+            Op::Binary(_) | Op::Compare(_) | Op::Dot | Op::Conv(_) | Op::Gather | Op::ScatterAdd { .. } => {
+                Some(2)
+            }
             Op::Select | Op::Random { .. } => Some(3),
             Op::Concat { .. } | Op::Call { .. } | Op::Cumulate { .. } | Op::Loop { .. } => None,
         }

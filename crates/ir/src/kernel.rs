@@ -1,8 +1,8 @@
 //! Kernels: what a device computes in one go. They say *what*, and name no shader.
 
 use crate::{
-    AttentionSpec, BinaryOp, CompareOp, ConvSpec, CumulateOp, DType, IndexMap, Literal, RandomKind, ReduceOp, Shape,
-    UnaryOp, View,
+    AttentionSpec, BinaryOp, CompareOp, ConvSpec, CumulateOp, DType, IndexMap, Literal, RandomKind, ReduceOp,
+    Shape, UnaryOp, View,
 };
 
 /// A value within one kernel, in topological order.

@@ -105,7 +105,12 @@ impl View {
                 }
                 let mut view = self.clone();
                 let windows = (n - (size - 1) * dilation - 1) / step + 1;
-                view.shape = self.shape.iter().enumerate().map(|(d, &n)| if d == axis { windows } else { n }).collect();
+                view.shape = self
+                    .shape
+                    .iter()
+                    .enumerate()
+                    .map(|(d, &n)| if d == axis { windows } else { n })
+                    .collect();
                 view.shape.push(*size);
                 view.strides.push(self.strides[axis] * *dilation as i64);
                 view.strides[axis] *= *step as i64;

@@ -95,7 +95,10 @@ impl Tensor {
             return faulty.clone();
         }
         if self.device().uid() != other.device().uid() {
-            return self.fail("alongside", format!("{} and {} are on two devices", self.describe(), other.describe()));
+            return self.fail(
+                "alongside",
+                format!("{} and {} are on two devices", self.describe(), other.describe()),
+            );
         }
         let same = Op::Reshape(self.shape().clone());
         Tensor(Arc::new(Node {

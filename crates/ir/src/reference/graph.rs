@@ -223,7 +223,12 @@ fn dot(a: &Operand<'_>, b: &Operand<'_>, index: &[usize]) -> f64 {
 }
 
 /// The element that an output of a convolution sees through a tap.
-pub(super) fn conv_element(spec: &ConvSpec, p: &[usize], taps: &[usize], extents: &[usize]) -> Option<Vec<usize>> {
+pub(super) fn conv_element(
+    spec: &ConvSpec,
+    p: &[usize],
+    taps: &[usize],
+    extents: &[usize],
+) -> Option<Vec<usize>> {
     let axes = spec.axes.iter().zip(p.iter().zip(taps)).zip(extents);
     axes.map(|((axis, (&p, &j)), &len)| axis.element(p, j, len)).collect()
 }

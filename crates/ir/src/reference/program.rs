@@ -2,9 +2,9 @@
 
 use super::{binary, cast, compare, graph::conv_element, indices, random, reduce, round, row, unary};
 use crate::{
-    Arg, AttentionDims, AttentionGradKernel, AttentionKernel, BinaryOp, BufferRef, ConvKernel, CumulateKernel, DType,
-    Expr, ExprId, ExprNode, Kernel, MapKernel, MatMulKernel, Operand, OutputSource, Program, ReduceKernel,
-    ReduceOp, RowKernel, ScatterAddKernel, Shape, Step, View,
+    Arg, AttentionDims, AttentionGradKernel, AttentionKernel, BinaryOp, BufferRef, ConvKernel,
+    CumulateKernel, DType, Expr, ExprId, ExprNode, Kernel, MapKernel, MatMulKernel, Operand, OutputSource,
+    Program, ReduceKernel, ReduceOp, RowKernel, ScatterAddKernel, Shape, Step, View,
 };
 
 /// What becomes of `f32` values.

@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use super::{random_attention::attention, random_loop::random_loop};
 use crate::{
-    BinaryOp, CompareOp, ConvAxis, ConvSpec, CumulateOp, DType, Function, Graph, Literal, NodeId, Op, RandomKind, ReduceOp,
-    Shape, UnaryOp, philox,
+    BinaryOp, CompareOp, ConvAxis, ConvSpec, CumulateOp, DType, Function, Graph, Literal, NodeId, Op,
+    RandomKind, ReduceOp, Shape, UnaryOp, philox,
 };
 
 /// One random decision: which operation, on which operands, with which numbers.
@@ -153,7 +153,8 @@ fn convolution(g: &mut Graph, x: NodeId, other: NodeId, r: [usize; 3]) -> Option
         return None;
     }
     // One or two spatial axes, and whatever divides the elements as batch, groups and channels.
-    let divisor = |n: usize, nth: usize| (1..=n.min(4)).filter(|d| n.is_multiple_of(*d)).nth(nth % 3).unwrap_or(1);
+    let divisor =
+        |n: usize, nth: usize| (1..=n.min(4)).filter(|d| n.is_multiple_of(*d)).nth(nth % 3).unwrap_or(1);
     let groups = divisor(elements, r[0] % 2);
     let channels = divisor(elements / groups, r[1]);
     let batch = divisor(elements / groups / channels, r[2]);

@@ -50,25 +50,14 @@ pub struct ConvTranspose<const N: usize> {
 
 impl<const N: usize> Default for ConvTranspose<N> {
     fn default() -> Self {
-        ConvTranspose {
-            stride: [1; N],
-            padding: [0; N],
-            output_padding: [0; N],
-            dilation: [1; N],
-            groups: 1,
-        }
+        ConvTranspose { stride: [1; N], padding: [0; N], output_padding: [0; N], dilation: [1; N], groups: 1 }
     }
 }
 
 /// `x [n, c, sp..]`, `weight [out, c / groups, taps..]` and `bias [out]` give `[n, out, ..]` (cross-correlation, as in PyTorch), each
 /// spatial extent `⌊(sp + 2 padding - dilation (taps - 1) - 1) / stride⌋ + 1`. `[c, sp..]` is taken as a batch of one.
 #[track_caller]
-pub fn conv<const N: usize>(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    options: &Conv<N>,
-) -> Tensor {
+pub fn conv<const N: usize>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Conv<N>) -> Tensor {
     let name = NAMES[N.min(3)];
     batched(x, N, |x| {
         let (groups, dims) = (options.groups, weight.shape().dims());
@@ -89,7 +78,10 @@ pub fn conv<const N: usize>(
             let [before, after] = match options.padding {
                 Padding::Both(padding) => [padding[d]; 2],
                 Padding::Same if stride != 1 => {
-                    return x.invalid(name, "padding `same` keeps extents at stride 1 only; give the padding in numbers");
+                    return x.invalid(
+                        name,
+                        "padding `same` keeps extents at stride 1 only; give the padding in numbers",
+                    );
                 }
                 Padding::Same => {
                     let all = dims[2 + d].saturating_sub(1) * dilation;
@@ -129,9 +121,12 @@ pub fn conv_transpose<const N: usize>(
         }
         let mut axes = [ConvAxis::default(); N];
         for (d, axis) in axes.iter_mut().enumerate() {
-            let (stride, dilation, extra) = (options.stride[d], options.dilation[d], options.output_padding[d]);
+            let (stride, dilation, extra) =
+                (options.stride[d], options.dilation[d], options.output_padding[d]);
             if extra >= stride.max(dilation) {
-                let message = format!("an output padding of {extra} is not less than stride {stride} or dilation {dilation}");
+                let message = format!(
+                    "an output padding of {extra} is not less than stride {stride} or dilation {dilation}"
+                );
                 return x.invalid(name, message);
             }
             let before = (dims[2 + d].saturating_sub(1) * dilation) as i64 - options.padding[d] as i64;

@@ -75,7 +75,9 @@ impl Windows {
         let span = (size - 1) * dilation + 1;
         let room = (len + 2 * padding).checked_sub(span);
         let Some(room) = room.filter(|_| len > 0) else {
-            return Err(format!("a window of {span} elements does not fit {len} with a padding of {padding}"));
+            return Err(format!(
+                "a window of {span} elements does not fit {len} with a padding of {padding}"
+            ));
         };
         let mut count = if ceil_mode { room.div_ceil(step) } else { room / step } + 1;
         // The last window must start within the operand or the padding before it.
@@ -92,9 +94,8 @@ fn windows(x: &Tensor, list: &[Windows], fill: f64) -> Tensor {
     let first = x.rank() - list.len();
     let widths: Vec<_> = (0..first).map(|_| (0, 0)).chain(list.iter().map(|w| w.widths)).collect();
     let padded = x.pad(&widths, fill);
-    let along = |x: Tensor, (d, w): (usize, &Windows)| {
-        x.window((first + d) as isize, w.size, w.step, w.dilation)
-    };
+    let along =
+        |x: Tensor, (d, w): (usize, &Windows)| x.window((first + d) as isize, w.size, w.step, w.dilation);
     list.iter().enumerate().fold(padded, along)
 }
 
@@ -303,7 +304,8 @@ fn largest<const N: usize>(x: &Tensor, extents: &[usize; N], output: &[usize; N]
 
 fn adaptive_misfit(x: &Tensor, output: &[usize]) -> Option<String> {
     let message = check(x, output.len()).err();
-    let empty = || x.error().is_none() && (output.contains(&0) || x.shape()[x.rank() - output.len()..].contains(&0));
+    let empty =
+        || x.error().is_none() && (output.contains(&0) || x.shape()[x.rank() - output.len()..].contains(&0));
     message.or_else(|| empty().then(|| format!("cannot divide {} into {output:?} windows", x.shape())))
 }
 
@@ -340,7 +342,8 @@ pub fn pixel_shuffle(x: &Tensor, r: usize) -> Tensor {
     }
     let dims = x.shape().dims();
     let [lead @ .., channels, h, w] = dims else {
-        return x.invalid("pixel_shuffle", format!("expects [.., channels, height, width], got {}", x.shape()));
+        return x
+            .invalid("pixel_shuffle", format!("expects [.., channels, height, width], got {}", x.shape()));
     };
     if r == 0 || channels % (r * r) != 0 {
         let message = format!("{channels} channels are no multiple of {r} x {r}; got {}", x.shape());
@@ -359,7 +362,8 @@ pub fn pixel_unshuffle(x: &Tensor, r: usize) -> Tensor {
     }
     let dims = x.shape().dims();
     let [lead @ .., c, h, w] = dims else {
-        return x.invalid("pixel_unshuffle", format!("expects [.., channels, height, width], got {}", x.shape()));
+        return x
+            .invalid("pixel_unshuffle", format!("expects [.., channels, height, width], got {}", x.shape()));
     };
     if r == 0 || h % r != 0 || w % r != 0 {
         let message = format!("height and width of {} are no multiples of {r}", x.shape());

@@ -64,7 +64,8 @@ impl BatchNorm {
         let bias = self.bias.as_ref().map(Param::tensor);
         let (weight, bias) = (weight.as_ref(), bias.as_ref());
         if !ctx.is_training() {
-            let statistics = Statistics { mean: self.running_mean.settled(), var: self.running_var.settled() };
+            let statistics =
+                Statistics { mean: self.running_mean.settled(), var: self.running_var.settled() };
             return batch_norm(x, &statistics, weight, bias, self.eps);
         }
         let (y, batch) = batch_norm_train(x, weight, bias, self.eps);

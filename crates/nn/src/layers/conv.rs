@@ -98,6 +98,11 @@ impl<const N: usize> ConvTranspose<N> {
     /// `[n, in, sp..]` to `[n, out, ..]`.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        conv_transpose(x, &self.weight.tensor(), self.bias.as_ref().map(Param::tensor).as_ref(), &self.options)
+        conv_transpose(
+            x,
+            &self.weight.tensor(),
+            self.bias.as_ref().map(Param::tensor).as_ref(),
+            &self.options,
+        )
     }
 }
