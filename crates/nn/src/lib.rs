@@ -32,6 +32,6 @@ pub use layers::{
     TransformerConfig, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
     TransformerEncoderLayer,
 };
-pub use module::{Module, Visitor};
+pub use module::{Module, Visitor, matches as name_matches};
 pub use param::Param;
 pub use wgrad_derive::Module;

@@ -119,7 +119,7 @@ fn matching<M: Module + ?Sized>(module: &M, pattern: &str) -> impl Iterator<Item
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for any characters.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut tail) = name.strip_prefix(head) else { return false };
     let mut parts: Vec<&str> = rest.split('*').collect();

@@ -1,7 +1,8 @@
 //! Flat arenas: the parameters of a group end to end in one tensor, and so are their gradients and states.
 //!
 //! A parameter is a slice of its arena. The compiler reads an aligned slice of an input where it lies and writes gradients where
-//! their concatenation wants them, so that an update is one kernel for the whole arena.
+//! their concatenation wants them, so that an update is one kernel for the whole arena. Rules that need a parameter as a whole
+//! get *shaped* arenas: of one parameter each, with states of whatever shapes the rule asks for.
 
 use wgrad_ir::Arg;
 use wgrad_nn::Param;
@@ -9,7 +10,7 @@ use wgrad_runtime::DeviceError;
 use wgrad_tensor::{Shape, Tensor, TensorError, eval};
 
 /// Elements that parts start at multiples of: 32-bit and wider ones are aligned there.
-const STRIDE: usize = Arg::ALIGNMENT as usize / size_of::<f32>();
+pub(crate) const STRIDE: usize = Arg::ALIGNMENT as usize / size_of::<f32>();
 
 /// No arena is longer than this, if it has more than one part: so long a tensor gains nothing by growing.
 const MAX_BYTES: u64 = 1 << 30;
@@ -25,12 +26,17 @@ pub(crate) struct Arena {
     pub(crate) parts: Vec<Part>,
     /// Their values: a leaf of rank 1.
     pub(crate) value: Tensor,
-    /// What the rule keeps, each laid out as `value`. `None` before the first update.
+    /// What the rule keeps, each laid out as `value`, or in its own shape. `None` before the first update.
     pub(crate) state: Option<Vec<Tensor>>,
     /// Gradients gathered so far, laid out as `value`.
     pub(crate) sum: Option<Tensor>,
+    /// Whether the rule sees the parameter's shape; there is one part then.
+    shaped: bool,
     name: String,
 }
+
+/// Names and shapes of what the rule of a group keeps for a tensor of a shape.
+pub(crate) type States<'a> = &'a dyn Fn(usize, &Shape) -> Vec<(&'static str, Shape)>;
 
 /// One parameter of an arena.
 #[derive(Debug)]
@@ -55,6 +61,8 @@ pub(crate) struct Member {
     pub(crate) value: Tensor,
     pub(crate) state: Option<Vec<Tensor>>,
     pub(crate) sum: Option<Tensor>,
+    /// Whether it needs an arena of its own.
+    pub(crate) shaped: bool,
     /// Whether it takes part in the step that needs the arena; those that do not are laid elsewhere.
     pub(crate) used: bool,
 }
@@ -82,6 +90,26 @@ impl Arena {
         self.parts.iter().all(|part| part.param.is_frozen())
     }
 
+    /// The shape in which the rule sees values.
+    pub(crate) fn shape(&self) -> &Shape {
+        match self.parts.first() {
+            Some(part) if self.shaped => &part.shape,
+            _ => self.value.shape(),
+        }
+    }
+
+    /// What the rule keeps for one part, in the part's shape or its own.
+    pub(crate) fn kept(&self, part: &Part, state: &Tensor) -> Tensor {
+        if self.shaped { state.clone() } else { part.of(state) }
+    }
+
+    /// A tensor of the arena's layout, each part of which is replaced by a function of the parameter and itself, both in the
+    /// parameter's shape.
+    pub(crate) fn map_parts(&self, flat: &Tensor, map: impl Fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
+        let one = |part: &Part| map(&part.of(&self.value), &part.of(flat)).reshape([part.shape.elements()]);
+        join(self.parts.iter().map(one))
+    }
+
     /// Takes new values of the arena's layout, computed, and lets the parameters be slices of them.
     pub(crate) fn put(&mut self, value: &Tensor) {
         self.value = value.detach_realized().named(&self.name);
@@ -99,10 +127,11 @@ impl Arena {
     }
 
     /// Takes new states, computed.
-    pub(crate) fn put_state(&mut self, names: &[&str], state: &[Tensor]) {
-        let leaf = |(name, tensor): (&&str, &Tensor)| {
+    pub(crate) fn put_state(&mut self, states: States<'_>, state: &[Tensor]) {
+        let leaf = |((name, _), tensor): (&(&str, Shape), &Tensor)| {
             tensor.detach_realized().named(format!("{}.{name}", self.name))
         };
+        let names = states(self.group, self.shape());
         self.state = Some(names.iter().zip(state).map(leaf).collect());
     }
 
@@ -139,7 +168,8 @@ impl Arena {
                     part.name
                 ));
             }
-            let kept = |flat: &Tensor| part.of(flat).to_device(value.device());
+            let moved = |tensor: Tensor| tensor.to_device(value.device());
+            let kept = |state: &Tensor| moved(self.kept(part, state));
             Ok(Member {
                 group: self.group,
                 steps: self.steps,
@@ -147,7 +177,8 @@ impl Arena {
                 name: part.name.clone(),
                 param: part.param.clone(),
                 state: self.state.as_ref().filter(|_| fits).map(|state| state.iter().map(kept).collect()),
-                sum: self.sum.as_ref().map(kept),
+                sum: self.sum.as_ref().map(|sum| moved(part.of(sum))),
+                shaped: self.shaped,
                 used: used(part),
                 value,
             })
@@ -162,7 +193,7 @@ impl Arena {
 ///
 /// # Errors
 /// A value cannot be computed, or there is not enough memory.
-pub(crate) fn build(mut members: Vec<Member>, states: &[&str]) -> Result<Vec<Arena>, TensorError> {
+pub(crate) fn build(mut members: Vec<Member>, states: States<'_>) -> Result<Vec<Arena>, TensorError> {
     members.sort_by_key(|m| m.index);
     let mut chunks: Vec<Vec<Member>> = Vec::new();
     for member in members {
@@ -212,7 +243,7 @@ fn alike(a: &Member, b: &Member) -> bool {
         let device = m.value.device().uid();
         (m.group, m.steps, m.used, m.value.dtype(), device, m.state.is_some(), m.sum.is_some())
     };
-    key(a) == key(b)
+    !a.shaped && !b.shaped && key(a) == key(b)
 }
 
 /// Whether there is room for another parameter.
@@ -232,7 +263,7 @@ fn lay_out(chunk: Vec<Member>) -> Option<Arena> {
     }
     let (first, last) = (chunk.first()?, chunk.last()?);
     let name = if chunk.len() == 1 { first.name.clone() } else { format!("{} to {}", first.name, last.name) };
-    let (group, steps) = (first.group, first.steps);
+    let (group, steps, shaped) = (first.group, first.steps, first.shaped);
     // One alone would stay a view of what it is copied from.
     let alone = chunk.len() == 1;
     let lay = |parts: &mut dyn Iterator<Item = Tensor>| {
@@ -242,7 +273,10 @@ fn lay_out(chunk: Vec<Member>) -> Option<Arena> {
     let value = lay(&mut chunk.iter().map(|m| flat(&m.value)));
     let states = first.state.as_ref().map(Vec::len);
     let state = states.map(|count| {
-        let nth = |i| lay(&mut chunk.iter().filter_map(|m| Some(flat(m.state.as_ref()?.get(i)?))));
+        let nth = |i: usize| match first.state.as_ref().and_then(|state| state.get(i)) {
+            Some(own) if shaped => own.detach(),
+            _ => lay(&mut chunk.iter().filter_map(|m| Some(flat(m.state.as_ref()?.get(i)?)))),
+        };
         (0..count).map(nth).collect()
     });
     let sums: Option<Vec<Tensor>> = chunk.iter().map(|m| m.sum.as_ref().map(flat)).collect();
@@ -255,11 +289,11 @@ fn lay_out(chunk: Vec<Member>) -> Option<Arena> {
         Part { index: m.index, name: m.name, param: m.param, bound: m.value, shape, offset }
     };
     let parts = chunk.into_iter().map(part).collect();
-    Some(Arena { group, steps, parts, value, state, sum, name })
+    Some(Arena { group, steps, parts, value, state, sum, shaped, name })
 }
 
 /// Flat tensors end to end, each from a multiple of [`STRIDE`] on, with zeros in between.
-fn join(parts: impl Iterator<Item = Tensor>) -> Tensor {
+pub(crate) fn join(parts: impl Iterator<Item = Tensor>) -> Tensor {
     let (mut pieces, mut end): (Vec<Tensor>, usize) = (Vec::new(), 0);
     for part in parts {
         let gap = end.next_multiple_of(STRIDE) - end;

@@ -3,7 +3,7 @@
 use thiserror::Error;
 use wgrad_tensor::TensorError;
 
-/// A failure of an optimizer. Parameters and states are as before the call.
+/// A failure of an optimizer or a schedule. Parameters and states are as before the call.
 #[derive(Debug, Error)]
 pub enum OptimError {
     /// The loss, a gradient or the update could not be computed.
@@ -18,4 +18,35 @@ pub enum OptimError {
         /// What does not fit.
         problems: Vec<String>,
     },
+    /// The optimizer cannot do what it was asked to, or not with these parameters.
+    #[error("{0}")]
+    Unsuited(String),
+    /// A setting or a measurement that makes no sense.
+    #[error("`{name}` must be {expected}, found {found}")]
+    Value {
+        /// What it is called.
+        name: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+}
+
+/// Checks a setting; NaN fails every comparison and is thereby refused.
+pub(crate) fn check(
+    name: &str,
+    good: bool,
+    found: impl std::fmt::Display,
+    expected: &str,
+) -> Result<(), OptimError> {
+    if good {
+        Ok(())
+    } else {
+        Err(OptimError::Value {
+            name: name.to_owned(),
+            expected: expected.to_owned(),
+            found: found.to_string(),
+        })
+    }
 }

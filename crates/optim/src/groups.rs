@@ -1,4 +1,4 @@
-//! Which parameters are trained, and with which decay.
+//! Which parameters are trained, and with which settings.
 
 use wgrad_nn::{Module, Param};
 
@@ -11,20 +11,34 @@ pub struct ParamGroup {
     pub weight_decay: f64,
     /// The learning rate of this group is the optimizer's times this.
     pub lr_scale: f64,
+    /// Whether these parameters climb the loss instead of descending it: their gradients enter with the other sign.
+    pub maximize: bool,
 }
 
 impl ParamGroup {
+    /// Parameters with their names.
+    pub fn new(params: Vec<(String, Param)>, weight_decay: f64) -> Self {
+        ParamGroup { params, weight_decay, lr_scale: 1.0, maximize: false }
+    }
+
     /// The parameters of a module that `wanted` picks by name and value, in the module's order.
     pub fn of(module: &impl Module, weight_decay: f64, mut wanted: impl FnMut(&str, &Param) -> bool) -> Self {
         let params =
             module.named_parameters().into_iter().filter(|(name, param)| wanted(name, param)).collect();
-        ParamGroup { params, weight_decay, lr_scale: 1.0 }
+        ParamGroup::new(params, weight_decay)
     }
 
     /// The same parameters with their learning rate multiplied.
     #[must_use]
     pub fn with_lr_scale(mut self, lr_scale: f64) -> Self {
         self.lr_scale = lr_scale;
+        self
+    }
+
+    /// The same parameters, made to climb the loss.
+    #[must_use]
+    pub fn maximizing(mut self) -> Self {
+        self.maximize = true;
         self
     }
 }

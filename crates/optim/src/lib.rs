@@ -4,8 +4,12 @@
 //! program: loss, gradients, clipping and update; afterwards the parameters hold their new values. Learning rate, decay and
 //! bias corrections are inputs of that program, so that it is compiled once for a whole run.
 //!
+//! What tells one optimizer from another is its [`UpdateRule`]; [`OptimizerSpec`] chooses one by name. Formulas and sources are in
+//! the rules' documentation.
+//!
 //! The parameters of a group lie end to end in flat *arenas*, and so do their gradients and states: each [`Param`](wgrad_nn::Param) holds a
-//! slice. An update is one kernel for a whole arena, in place.
+//! slice. An update is one kernel for a whole arena, in place. Rules that need parameters as a whole, such as Muon, get arenas of one
+//! parameter each.
 //!
 //! ```no_run
 //! # fn example(model: &impl wgrad_nn::Module, loss: &wgrad_tensor::Tensor) -> Result<(), wgrad_optim::OptimError> {
@@ -20,26 +24,43 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod adamw;
 mod arena;
+mod audit;
+mod average;
+mod bits;
 mod clip;
 mod error;
 mod groups;
+mod lbfgs;
+mod lr_find;
 mod optimizer;
 mod rule;
+mod rules;
 mod saved;
 mod schedule;
-mod sgd;
+mod spec;
 mod state;
 mod stepper;
 
-pub use adamw::{AdamW, AdamWConfig};
-pub use clip::{clip_coefficient, global_norm};
+pub use audit::{GradientAudit, GradientFlow};
+pub use average::{AveragedModel, Averaging, Lookahead, lerp};
+pub use clip::{Clipping, clip_adaptive, clip_coefficient, clip_value, global_norm};
 pub use error::OptimError;
 pub use groups::{ParamGroup, all_parameters, decay_matrices_only};
+pub use lbfgs::{Lbfgs, LbfgsConfig, LineSearch};
+pub use lr_find::{LrCurve, LrRangeTest};
 pub use optimizer::{Optimizer, StepOutcome};
 pub use rule::{Numbers, UpdateRule};
-pub use schedule::Schedule;
-pub use sgd::{Sgd, SgdConfig};
+pub use rules::{
+    Adadelta, AdadeltaConfig, Adafactor, AdafactorConfig, AdafactorHf, AdafactorHfConfig, Adagrad,
+    AdagradConfig, Adam, AdamConfig, AdamW, AdamWConfig, Adamax, AdamaxConfig, AdjustLr, Asgd, AsgdConfig,
+    Lamb, LambConfig, Lion, LionConfig, Muon, MuonConfig, NAdam, NAdamConfig, RAdam, RAdamConfig, RmsProp,
+    RmsPropConfig, Rprop, RpropConfig, Sgd, SgdConfig,
+};
+pub use schedule::{
+    Anneal, Cyclic, CyclicMode, DecayShape, ErrorRatio, Feedback, LrScheduler, OneCycle, PlateauMode, Rate,
+    ReduceLrOnPlateau, Schedule, ThresholdMode,
+};
+pub use spec::{OptimizerSpec, Rest};
 pub use state::OptimizerState;
 pub use stepper::Stepper;

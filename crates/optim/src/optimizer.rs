@@ -2,7 +2,7 @@
 
 use wgrad_tensor::Tensor;
 
-use crate::{OptimError, OptimizerState};
+use crate::{Clipping, OptimError, OptimizerState};
 
 /// Something that changes parameters so that a loss falls.
 pub trait Optimizer {
@@ -15,6 +15,15 @@ pub trait Optimizer {
     /// # Errors
     /// The loss, a gradient or the update cannot be computed, or nothing is left to train. Nothing has changed then.
     fn step(&mut self, loss: &Tensor) -> Result<StepOutcome, OptimError>;
+
+    /// One update by an optimizer that may need the loss at several points. `closure` computes the loss from the parameters as they
+    /// are when it is called. All optimizers but [`Lbfgs`](crate::Lbfgs) call it once.
+    ///
+    /// # Errors
+    /// As [`Optimizer::step`].
+    fn step_closure(&mut self, closure: &mut dyn FnMut() -> Tensor) -> Result<StepOutcome, OptimError> {
+        self.step(&closure())
+    }
 
     /// Adds the gradients of a micro-batch to those of the next [`Optimizer::step`], which takes the mean of all micro-batches,
     /// its own included. Returns the loss, computed and without history.
@@ -35,8 +44,16 @@ pub trait Optimizer {
     /// The learning rate.
     fn lr(&self) -> f64;
 
-    /// The global norm to which gradients are clipped from now on, or `None` for no clipping (the default).
-    fn set_clip_grad_norm(&mut self, max_norm: Option<f64>);
+    /// What is done to long gradients from now on, or `None` for no clipping (the default).
+    fn set_clipping(&mut self, clipping: Option<Clipping>);
+
+    /// The global norm to which gradients are clipped from now on, or `None` for no clipping: [`Clipping::Norm`].
+    fn set_clip_grad_norm(&mut self, max_norm: Option<f64>) {
+        self.set_clipping(max_norm.map(Clipping::Norm));
+    }
+
+    /// The momentum (or `betas[0]`) of the next steps, for schedules that cycle it. `false` where the optimizer has none.
+    fn set_momentum(&mut self, momentum: f64) -> bool;
 
     /// What it remembers, for a checkpoint. Accumulated gradients are not part of it: save after a step.
     fn state_dict(&self) -> OptimizerState;
@@ -46,6 +63,48 @@ pub trait Optimizer {
     /// # Errors
     /// The state is of another kind of optimizer or of other parameters; nothing has changed then.
     fn load_state_dict(&mut self, state: &OptimizerState) -> Result<(), OptimError>;
+}
+
+impl Optimizer for Box<dyn Optimizer> {
+    fn step(&mut self, loss: &Tensor) -> Result<StepOutcome, OptimError> {
+        (**self).step(loss)
+    }
+
+    fn step_closure(&mut self, closure: &mut dyn FnMut() -> Tensor) -> Result<StepOutcome, OptimError> {
+        (**self).step_closure(closure)
+    }
+
+    fn accumulate(&mut self, loss: &Tensor) -> Result<Tensor, OptimError> {
+        (**self).accumulate(loss)
+    }
+
+    fn grads(&self, loss: &Tensor) -> Result<Vec<(String, Option<Tensor>)>, OptimError> {
+        (**self).grads(loss)
+    }
+
+    fn set_lr(&mut self, lr: f64) {
+        (**self).set_lr(lr);
+    }
+
+    fn lr(&self) -> f64 {
+        (**self).lr()
+    }
+
+    fn set_clipping(&mut self, clipping: Option<Clipping>) {
+        (**self).set_clipping(clipping);
+    }
+
+    fn set_momentum(&mut self, momentum: f64) -> bool {
+        (**self).set_momentum(momentum)
+    }
+
+    fn state_dict(&self) -> OptimizerState {
+        (**self).state_dict()
+    }
+
+    fn load_state_dict(&mut self, state: &OptimizerState) -> Result<(), OptimError> {
+        (**self).load_state_dict(state)
+    }
 }
 
 /// What one step did. The tensors are computed and hold no history: read them when it suits, for example a step later, so that

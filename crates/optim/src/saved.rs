@@ -7,11 +7,11 @@ use wgrad_tensor::Tensor;
 
 use crate::{
     OptimError, OptimizerState,
-    arena::{Arena, Member, Part},
+    arena::{Arena, Member, Part, States},
 };
 
 /// What the arenas remember, in the order of the parameters. The tensors are slices: nothing is computed.
-pub(crate) fn write(rule: &str, states: &[&str], arenas: &[Arena]) -> OptimizerState {
+pub(crate) fn write(rule: &str, states: States<'_>, arenas: &[Arena]) -> OptimizerState {
     let updated = arenas.iter().filter(|arena| arena.steps > 0);
     let mut parts: Vec<(&Arena, &Part)> =
         updated.flat_map(|arena| arena.parts.iter().map(move |part| (arena, part))).collect();
@@ -19,9 +19,10 @@ pub(crate) fn write(rule: &str, states: &[&str], arenas: &[Arena]) -> OptimizerS
     let (mut tensors, mut steps) = (Vec::new(), BTreeMap::new());
     for (arena, part) in parts {
         steps.insert(part.name.as_str(), arena.steps);
-        for (state, flat) in states.iter().zip(arena.state.iter().flatten()) {
+        let names = states(arena.group, arena.shape());
+        for ((state, _), kept) in names.iter().zip(arena.state.iter().flatten()) {
             let name = format!("{}.{state}", part.name);
-            let tensor = part.of(flat).named(&name);
+            let tensor = arena.kept(part, kept).named(&name);
             tensors.push((name, tensor));
         }
     }
@@ -36,7 +37,7 @@ pub(crate) fn write(rule: &str, states: &[&str], arenas: &[Arena]) -> OptimizerS
 pub(crate) fn read(
     saved: &OptimizerState,
     rule: &str,
-    states: &[&str],
+    states: States<'_>,
     members: Vec<Member>,
 ) -> Result<Vec<Member>, OptimError> {
     let mut problems = Vec::new();
@@ -59,18 +60,18 @@ pub(crate) fn read(
         };
         let value = &member.value;
         let mut tensors = Vec::new();
-        for key in states.iter().map(|s| format!("{name}.{s}")) {
+        for (state, shape) in states(member.group, value.shape()) {
+            let key = format!("{name}.{state}");
             match given.get(key.as_str()) {
-                Some(t) if t.shape() == value.shape() && t.dtype() == value.dtype() => {
+                Some(t) if *t.shape() == shape && t.dtype() == value.dtype() => {
                     used += 1;
                     tensors.push(t.to_device(value.device()).named(&key));
                 }
                 Some(t) => problems.push(format!(
-                    "`{key}` is {}{} instead of {}{}",
+                    "`{key}` is {}{} instead of {}{shape}",
                     t.dtype(),
                     t.shape(),
                     value.dtype(),
-                    value.shape()
                 )),
                 None => problems.push(format!("`{key}` is missing")),
             }

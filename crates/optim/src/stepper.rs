@@ -6,22 +6,23 @@ use std::{
 };
 
 use wgrad_nn::Param;
-use wgrad_tensor::{DType, Donation, Tensor, eval_donating, grad_allow_unused};
+use wgrad_tensor::{DType, Donation, Shape, Tensor, eval_donating, grad_allow_unused};
 
 use crate::{
     Numbers, OptimError, Optimizer, OptimizerState, ParamGroup, StepOutcome, UpdateRule,
     arena::{Arena, Member, Part, build, with_name},
-    clip::{clip_coefficient, global_norm},
+    clip::{Clipping, clip_adaptive, clip_coefficient, clip_value, global_norm},
     saved,
 };
 
-/// An [`Optimizer`] from an [`UpdateRule`].
+/// An [`Optimizer`] from an [`UpdateRule`], or from one for each group of parameters.
 #[derive(Debug)]
 pub struct Stepper<R> {
-    rule: R,
+    /// One for each group.
+    rules: Vec<R>,
     groups: Vec<ParamGroup>,
     lr: f64,
-    clip: Option<f64>,
+    clipping: Option<Clipping>,
     /// In the order of their first parameters.
     arenas: Vec<Arena>,
     accumulated: Option<Accumulated>,
@@ -43,10 +44,21 @@ struct Traced {
 }
 
 impl<R: UpdateRule> Stepper<R> {
-    /// An optimizer with a learning rate of 1e-3 and no clipping. A parameter that occurs twice belongs to the first group.
+    /// An optimizer with the rule's default learning rate and no clipping. A parameter that occurs twice belongs to the first
+    /// group.
     ///
     /// The parameters are moved into the optimizer's memory here: each becomes a slice of a tensor that holds many.
-    pub fn with_rule(mut groups: Vec<ParamGroup>, rule: R) -> Self {
+    pub fn with_rule(groups: Vec<ParamGroup>, rule: R) -> Self
+    where
+        R: Clone,
+    {
+        Stepper::with_rules(groups.into_iter().map(|group| (group, rule.clone())).collect())
+    }
+
+    /// As [`Stepper::with_rule`], each group by a rule of its own: other betas for one of them, or, with `Box<dyn UpdateRule>`, Muon
+    /// for matrices and AdamW for the rest. All are updated by one program. The learning rate is the first rule's default.
+    pub fn with_rules(groups: Vec<(ParamGroup, R)>) -> Self {
+        let (mut groups, rules): (Vec<ParamGroup>, Vec<R>) = groups.into_iter().unzip();
         let (mut names, mut seen): (HashSet<String>, Vec<Param>) = (HashSet::new(), Vec::new());
         for group in &mut groups {
             group.params.retain(|(name, param)| {
@@ -57,10 +69,11 @@ impl<R: UpdateRule> Stepper<R> {
                 new
             });
         }
+        let lr = rules.first().map_or(1e-3, UpdateRule::default_lr);
         let mut stepper =
-            Stepper { rule, groups, lr: 1e-3, clip: None, arenas: Vec::new(), accumulated: None };
+            Stepper { rules, groups, lr, clipping: None, arenas: Vec::new(), accumulated: None };
         // Where this fails, the parameters stay where they are, and the first step tries again and tells.
-        if let Ok(arenas) = build(stepper.members(|param| !param.is_frozen()), &[]) {
+        if let Ok(arenas) = build(stepper.members(|param| !param.is_frozen()), &|_, _| Vec::new()) {
             arenas.iter().for_each(Arena::install);
             stepper.arenas = arenas;
         }
@@ -72,9 +85,21 @@ impl<R: UpdateRule> Stepper<R> {
         &self.groups
     }
 
-    /// The rule with its constants.
-    pub fn rule(&self) -> &R {
-        &self.rule
+    /// The rules with their constants, one for each group.
+    pub fn rules(&self) -> &[R] {
+        &self.rules
+    }
+
+    /// Names and shapes of what the rule of a group keeps.
+    fn states(&self) -> impl Fn(usize, &Shape) -> Vec<(&'static str, Shape)> + use<'_, R> {
+        |group, shape| self.rules[group].states(shape)
+    }
+
+    /// The names of all rules, each once.
+    fn rule_name(&self) -> String {
+        let mut names: Vec<&str> = self.rules.iter().map(UpdateRule::name).collect();
+        names.dedup();
+        names.join("+")
     }
 
     /// Group, name and parameter, in order: the number of a parameter is its place here.
@@ -95,6 +120,7 @@ impl<R: UpdateRule> Stepper<R> {
             value: param.tensor(),
             state: None,
             sum: None,
+            shaped: !self.rules[group].is_elementwise(),
             used: true,
         });
         members.filter(|m| m.value.dtype().is_float() && m.value.elements() > 0).collect()
@@ -142,7 +168,7 @@ impl<R: UpdateRule> Stepper<R> {
         if members.is_empty() {
             return Ok(());
         }
-        let new = build(members, self.rule.state_names())?;
+        let new = build(members, &self.states())?;
         new.iter().for_each(Arena::install);
         let mut stays = stays.into_iter();
         self.arenas.retain(|_| stays.next().unwrap_or(true));
@@ -151,23 +177,35 @@ impl<R: UpdateRule> Stepper<R> {
         Ok(())
     }
 
+    /// Refuses parameters that their rules cannot update.
+    fn suits(&self, gradients: &[Option<Tensor>]) -> Result<(), OptimError> {
+        let refused = self.params().enumerate().find_map(|(index, (group, name, param))| {
+            gradients[index].as_ref()?;
+            let (rule, value) = (&self.rules[group], param.tensor());
+            let reason = rule.refuses(value.shape())?;
+            let (rule, shape) = (rule.name(), value.shape());
+            Some(format!("{rule} cannot update `{name}` of shape {shape}: {reason}"))
+        });
+        refused.map_or(Ok(()), |message| Err(OptimError::Unsuited(message)))
+    }
+
     /// Gives arenas that are updated for the first time states of zeros. They are stored, not written into the expression, so that
     /// the first step runs the same program as all others.
     fn remember(&mut self, gradients: &[Option<Tensor>]) -> Result<(), OptimError> {
-        let names = self.rule.state_names();
+        let rules = &self.rules;
+        let states = |group: usize, shape: &Shape| rules[group].states(shape);
         for arena in self.arenas.iter_mut().filter(|a| a.state.is_none()) {
             if arena.gradient(gradients).is_none() {
                 continue;
             }
             // One by one: in one program, equal states would be one tensor.
-            let zeros = |_: &&str| {
-                let value = &arena.value;
-                let zeros = Tensor::zeros(value.shape(), value.dtype(), value.device());
+            let zeros = |(_, shape): &(&str, Shape)| {
+                let zeros = Tensor::zeros(shape, arena.value.dtype(), arena.value.device());
                 zeros.realize().map(|()| zeros)
             };
-            let state = names.iter().map(zeros).collect::<Result<Vec<_>, _>>();
+            let state = states(arena.group, arena.shape()).iter().map(zeros).collect::<Result<Vec<_>, _>>();
             let state = state.map_err(|error| with_name(error, slice::from_ref(arena)))?;
-            arena.put_state(names, &state);
+            arena.put_state(&states, &state);
         }
         Ok(())
     }
@@ -184,22 +222,35 @@ impl<R: UpdateRule> Stepper<R> {
             flat.iter_mut().flatten().for_each(|g| *g = share(g));
         }
         let grad_norm = global_norm(flat.iter().flatten())?;
-        let coefficient = self.clip.map(|max_norm| clip_coefficient(&grad_norm, max_norm));
+        let coefficient = match self.clipping {
+            Some(Clipping::Norm(max_norm)) => Some(clip_coefficient(&grad_norm, max_norm)),
+            _ => None,
+        };
         let mut updates = Vec::new();
         // Arenas of one group that have had equally many updates share their numbers.
         let mut numbers: HashMap<(usize, u64, DType), Numbers> = HashMap::new();
         for (number, (arena, gradient)) in self.arenas.iter().zip(flat).enumerate() {
             let (Some(gradient), Some(state)) = (gradient, &arena.state) else { continue };
-            let gradient = match &coefficient {
-                Some(c) => gradient.mul(c.cast(gradient.dtype())),
-                None => gradient,
+            let mut gradient = match (self.clipping, &coefficient) {
+                (Some(Clipping::Value(value)), _) => clip_value(&gradient, value),
+                (Some(Clipping::Adaptive { clip_factor, eps }), _) => {
+                    arena.map_parts(&gradient, |p, g| clip_adaptive(p, g, clip_factor, eps))
+                }
+                (_, Some(c)) => gradient.mul(c.cast(gradient.dtype())),
+                (_, None) => gradient,
             };
-            let (group, dtype, steps) = (&self.groups[arena.group], arena.value.dtype(), arena.steps + 1);
+            let (group, rule) = (&self.groups[arena.group], &self.rules[arena.group]);
+            if group.maximize {
+                gradient = gradient.neg();
+            }
+            let (dtype, steps) = (arena.value.dtype(), arena.steps + 1);
             let n = numbers.entry((arena.group, steps, dtype)).or_insert_with(|| {
-                let values = self.rule.numbers(self.lr * group.lr_scale, group.weight_decay, steps);
+                let values = rule.numbers(self.lr * group.lr_scale, group.weight_decay, steps);
                 Numbers::new(&values, dtype, arena.value.device())
             });
-            let (value, state) = self.rule.update(&arena.value, &gradient, state, n);
+            let seen = |flat: &Tensor| flat.reshape(arena.shape());
+            let (value, state) = rule.update(&seen(&arena.value), &seen(&gradient), state, n);
+            let value = value.reshape(arena.value.shape());
             updates.push((number, value, state));
         }
         Some(Traced { loss: mean_loss, grad_norm, updates })
@@ -250,16 +301,19 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
             return Err(nothing());
         }
         self.arrange(&gradients)?;
+        self.suits(&gradients)?;
         self.remember(&gradients)?;
         let traced = self.trace(loss, gradients).ok_or_else(nothing)?;
         self.run(loss, &traced)?;
 
         let mut updated = vec![false; self.params().count()];
+        let rules = &self.rules;
+        let states = |group: usize, shape: &Shape| rules[group].states(shape);
         for (number, value, state) in &traced.updates {
             let arena = &mut self.arenas[*number];
             arena.steps += 1;
             arena.put(value);
-            arena.put_state(self.rule.state_names(), state);
+            arena.put_state(&states, state);
             arena.parts.iter().for_each(|part| updated[part.index] = true);
         }
         self.arenas.iter_mut().for_each(|arena| arena.sum = None);
@@ -308,18 +362,22 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
         self.lr
     }
 
-    fn set_clip_grad_norm(&mut self, max_norm: Option<f64>) {
-        self.clip = max_norm;
+    fn set_clipping(&mut self, clipping: Option<Clipping>) {
+        self.clipping = clipping;
+    }
+
+    fn set_momentum(&mut self, momentum: f64) -> bool {
+        // Every rule is told.
+        self.rules.iter_mut().fold(false, |any, rule| rule.set_momentum(momentum) || any)
     }
 
     fn state_dict(&self) -> OptimizerState {
-        saved::write(self.rule.name(), self.rule.state_names(), &self.arenas)
+        saved::write(&self.rule_name(), &self.states(), &self.arenas)
     }
 
     fn load_state_dict(&mut self, state: &OptimizerState) -> Result<(), OptimError> {
-        let states = self.rule.state_names();
-        let members = saved::read(state, self.rule.name(), states, self.members(|_| true))?;
-        let arenas = build(members, states)?;
+        let members = saved::read(state, &self.rule_name(), &self.states(), self.members(|_| true))?;
+        let arenas = build(members, &self.states())?;
         arenas.iter().for_each(Arena::install);
         self.arenas = arenas;
         self.accumulated = None;

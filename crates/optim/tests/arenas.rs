@@ -14,7 +14,7 @@ mod support;
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn group(params: &[(String, Param)], weight_decay: f64) -> ParamGroup {
-    ParamGroup { params: params.to_vec(), weight_decay, lr_scale: 1.0 }
+    ParamGroup::new(params.to_vec(), weight_decay)
 }
 
 /// Parameters of awkward sizes, none of them a multiple of the alignment but one.

@@ -31,11 +31,8 @@ fn train(device: &DeviceHandle) -> Outcome<Vec<Vec<f32>>> {
     };
     let params =
         [make("w1", &[24, 33]), make("w2", &[33, 5]), make("b1", &[33]), make("b2", &[5]), make("gain", &[])];
-    let group = |range: std::ops::Range<usize>, weight_decay| ParamGroup {
-        params: params[range].to_vec(),
-        weight_decay,
-        lr_scale: 1.0,
-    };
+    let group =
+        |range: std::ops::Range<usize>, weight_decay| ParamGroup::new(params[range].to_vec(), weight_decay);
     let mut opt = AdamW::new(vec![group(0..2, 0.1), group(2..5, 0.0)], AdamWConfig::default());
     opt.set_lr(0.01);
     opt.set_clip_grad_norm(Some(0.5));

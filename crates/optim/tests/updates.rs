@@ -70,7 +70,10 @@ fn start() -> Vec<f64> {
 #[test]
 fn adamw_follows_the_published_formula() -> Outcome {
     let toy = Toy::new(&device());
-    let mut opt = AdamW::new(decay_matrices_only(&toy, 0.1), AdamWConfig { betas: (0.9, 0.95), eps: 1e-8 });
+    let mut opt = AdamW::new(
+        decay_matrices_only(&toy, 0.1),
+        AdamWConfig { betas: (0.9, 0.95), ..AdamWConfig::default() },
+    );
     let (mut p, mut m, mut v) = (start(), vec![0.0; 6], vec![0.0; 6]);
     for step in 1..=5 {
         let (lr, x) = (0.01 * f64::from(step), 1.0 + 0.1 * f64::from(step));

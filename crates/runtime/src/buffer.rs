@@ -30,6 +30,11 @@ impl Buffer {
         self.bytes
     }
 
+    /// Whether both are handles of one buffer's memory.
+    pub fn is_same(&self, other: &Buffer) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
     /// The device that owns it.
     pub fn device(&self) -> u64 {
         self.device

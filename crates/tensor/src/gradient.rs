@@ -53,6 +53,27 @@ pub fn grad_allow_unused(loss: &Tensor, wrt: &[&Tensor]) -> Result<Vec<Option<Te
     Ok(nodes.into_iter().map(|node| tensors.get(node?.index())?.clone()).collect())
 }
 
+/// For each of `others`, whether `tensor` is computed from it in any way, gradients or not: through integers, comparisons,
+/// [`Tensor::detach`], or a detached handle of the same elements. Tells a parameter that is cut off from one that is not used.
+///
+/// # Errors
+/// A tensor carries an error.
+pub fn depends_on(tensor: &Tensor, others: &[&Tensor]) -> Result<Vec<bool>, TensorError> {
+    tensor.check()?;
+    let trace = Trace::new(&[tensor], Until::Leaves)?;
+    let leaves: Vec<&Tensor> = trace.tensors.iter().filter(|t| matches!(t.0.source, Source::Leaf)).collect();
+    let shares = |leaf: &&Tensor, other: &Tensor| match (leaf.place(), other.place()) {
+        (Some((a, from)), Some((b, start))) => {
+            a.is_same(&b) && from == start && leaf.elements() == other.elements() && other.elements() > 0
+        }
+        _ => false,
+    };
+    Ok(others
+        .iter()
+        .map(|other| trace.node(other).is_some() || leaves.iter().any(|l| shares(l, other)))
+        .collect())
+}
+
 /// The tensor of every node: those the graph was traced from, and new ones for nodes that autograd appended and that are
 /// needed.
 fn wrap(trace: &Trace, loss: &Tensor) -> Vec<Option<Tensor>> {

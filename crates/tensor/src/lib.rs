@@ -51,7 +51,7 @@ pub use function::{
     Backward, call, checkpoint, function, function_with_gradient, trace_function,
     trace_function_with_gradient,
 };
-pub use gradient::{grad, grad_allow_unused};
+pub use gradient::{depends_on, grad, grad_allow_unused};
 pub use operand::IntoOperand;
 pub use read::PendingValue;
 pub use scan::{Scanned, scan};

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
-use crate::{Numbers, ParamGroup, Stepper, UpdateRule};
+use super::stepper;
+use crate::{Numbers, Stepper, UpdateRule};
 
 /// Stochastic gradient descent with momentum, computed as PyTorch's `SGD` computes it:
 ///
@@ -18,6 +19,7 @@ pub type Sgd = Stepper<SgdConfig>;
 
 /// The constants of [`Sgd`]. Weight decay belongs to the groups, the learning rate to the optimizer.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SgdConfig {
     /// `μ`.
     pub momentum: f64,
@@ -27,12 +29,7 @@ pub struct SgdConfig {
     pub nesterov: bool,
 }
 
-impl Stepper<SgdConfig> {
-    /// With a learning rate of 1e-3; see [`Optimizer::set_lr`](crate::Optimizer::set_lr).
-    pub fn new(groups: Vec<ParamGroup>, config: SgdConfig) -> Self {
-        Stepper::with_rule(groups, config)
-    }
-}
+stepper!(SgdConfig);
 
 impl UpdateRule for SgdConfig {
     fn name(&self) -> &'static str {
@@ -64,5 +61,14 @@ impl UpdateRule for SgdConfig {
         let buffer = buffer.mul(momentum).add(gradient.mul(fresh));
         let direction = if self.nesterov { gradient.add(buffer.mul(momentum)) } else { buffer.clone() };
         (param.sub(direction.mul(lr)), vec![buffer])
+    }
+
+    fn set_momentum(&mut self, momentum: f64) -> bool {
+        // Without a buffer there is nothing to set, and a buffer does not come or go within a run.
+        let has = self.momentum != 0.0 && momentum != 0.0;
+        if has {
+            self.momentum = momentum;
+        }
+        has
     }
 }
