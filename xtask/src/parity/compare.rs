@@ -47,6 +47,28 @@ impl Report {
         self.value(name, error, tolerance);
     }
 
+    /// Compares a tensor with its reference, for which no precision is recorded; `loose` is a larger tolerance that the case has a
+    /// reason for, else 0.
+    pub(crate) fn within(
+        &mut self,
+        name: &str,
+        want: &Reference,
+        shape: &[usize],
+        got: &[f64],
+        loose: f64,
+        gpu: bool,
+    ) {
+        self.compared += 1;
+        if want.shape != shape || want.values.len() != got.len() {
+            self.failures.push(format!("{name}: shape {shape:?}, reference {:?}", want.shape));
+            return;
+        }
+        let scale = want.values.iter().fold(1.0f64, |s, v| s.max(v.abs()));
+        let tolerance = loose.max(if gpu { 2e-5 } else { 5e-6 } * scale);
+        let errors = want.values.iter().zip(got).map(|(w, g)| (w - g).abs());
+        self.value(name, errors.fold(0.0, |m, e| if e <= m { m } else { e }), tolerance);
+    }
+
     /// Compares one number.
     pub(crate) fn scalar(&mut self, name: &str, want: f64, got: f64, tolerance: f64) {
         self.compared += 1;

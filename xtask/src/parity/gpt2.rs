@@ -150,7 +150,10 @@ fn trajectory(
         }
     };
     let [beta1, beta2] = want.optimizer.betas;
-    let mut optimizer = AdamW::new(groups, AdamWConfig { betas: (beta1, beta2), eps: want.optimizer.eps });
+    let mut optimizer = AdamW::new(
+        groups,
+        AdamWConfig { betas: (beta1, beta2), eps: want.optimizer.eps, ..AdamWConfig::default() },
+    );
     optimizer.set_clip_grad_norm(want.clip_grad_norm);
     let label = file.trim_end_matches(".json");
     let slack = if gpu { 3.0 } else { 1.0 };

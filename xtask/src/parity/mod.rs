@@ -13,7 +13,9 @@ use crate::Result;
 mod compare;
 mod gpt2;
 mod ops;
+mod optim;
 mod reference;
+mod schedules;
 
 use compare::Report;
 
@@ -72,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result {
 }
 
 /// A directory that holds one of these is a case.
-const MARKS: [&str; 2] = ["io.safetensors", "ops.json"];
+const MARKS: [&str; 3] = ["io.safetensors", "ops.json", "optim.json"];
 
 fn cases(args: &Args) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(&args.dir).map_err(|e| format!("cannot read {}: {e}", args.dir.display()))?;
@@ -113,6 +115,9 @@ fn run_case(dir: &Path, device: &DeviceHandle, entries: &[String]) -> Result<Rep
     let gpu = device.info().kind != DeviceKind::Cpu;
     if dir.join("ops.json").is_file() {
         return ops::run(dir, device, gpu, entries);
+    }
+    if dir.join("optim.json").is_file() {
+        return optim::run(dir, device, gpu);
     }
     let config = fs::read(dir.join("config.json"))?;
     let kind: Kind = serde_json::from_slice(&config)?;
