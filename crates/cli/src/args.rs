@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Tell what a training step will need, before anything runs.
     Plan(PlanArgs),
+    /// Try growing learning rates on a recipe, and draw the loss over them.
+    LrFind(LrFindArgs),
     /// Write text with a trained model.
     Generate(GenerateArgs),
     /// Measure a checkpoint's loss on validation text.
@@ -98,6 +100,36 @@ pub(crate) struct PlanArgs {
     /// One JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The model is trained from its beginning with rates that grow from step to step; the recipe's schedule takes no part, and no
+run folder is written. A good rate lies where the loss falls fastest, or somewhat above.
+
+Examples:
+  wgrad lr-find recipes/gpt-nano.toml
+  wgrad lr-find recipes/gpt-nano.toml --start 1e-5 --end 1 --steps 60 --out lr.svg")]
+pub(crate) struct LrFindArgs {
+    /// What would be trained.
+    pub(crate) recipe: PathBuf,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+    /// Change a value of the recipe, by its dotted path; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<Override>,
+    /// The first rate.
+    #[arg(long, default_value_t = 1e-6)]
+    pub(crate) start: f64,
+    /// The last rate.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) end: f64,
+    /// How many steps at most; it ends early where the loss explodes.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) steps: u64,
+    /// Where the picture goes.
+    #[arg(long, value_name = "FILE", default_value = "lr-find.svg")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

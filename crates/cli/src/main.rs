@@ -1,10 +1,11 @@
-//! The `wgrad` command: train, plan, generate, evaluate, list devices.
+//! The `wgrad` command: train, plan, find learning rates, generate, evaluate, list devices.
 #![forbid(unsafe_code)]
 
 mod args;
 mod devices;
 mod evaluate;
 mod generate;
+mod lr_find;
 mod plan;
 mod train;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::LrFind(args) => lr_find::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Devices => devices::run(),

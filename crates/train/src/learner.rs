@@ -6,27 +6,29 @@ use std::path::Path;
 use wgrad_data::Batch;
 use wgrad_models::{Gpt2Config, Gpt2Init, Gpt2LMHead};
 use wgrad_nn::{Context, Init, Module, safetensors};
-use wgrad_optim::{
-    AdamW, AdamWConfig, Optimizer, OptimizerState, Schedule, Sgd, SgdConfig, StepOutcome, all_parameters,
-    decay_matrices_only,
-};
+use wgrad_optim::{LrScheduler, Optimizer, OptimizerSpec, OptimizerState, Rate, Sgd, SgdConfig, StepOutcome};
 use wgrad_tensor::{DeviceHandle, Tensor};
 
 use crate::error::{Result, TrainError};
 use crate::evaluate::{next_token_loss, upload};
-use crate::recipe::{Decay, ModelRecipe, OptimizerKind, OptimizerRecipe, Recipe, ScheduleKind};
+use crate::recipe::{ModelRecipe, Recipe};
 
 /// The optimizer's files in a checkpoint: its tensors and its numbers.
 const OPTIMIZER_TENSORS: &str = "optimizer.safetensors";
 const OPTIMIZER_NUMBERS: &str = "optimizer.json";
 
+/// Where the schedule's state is among those numbers.
+const SCHEDULE: &str = "schedule";
+
 pub(crate) struct Learner {
     model: Gpt2LMHead,
     optimizer: Box<dyn Optimizer>,
-    schedule: Schedule,
+    scheduler: LrScheduler,
     device: DeviceHandle,
     seed: u64,
     micro_batches: usize,
+    /// Whether a step computes the loss several times.
+    needs_closure: bool,
 }
 
 impl Learner {
@@ -50,15 +52,15 @@ impl Learner {
     ) -> Result<Self> {
         let init = Init::new(device, recipe.train.seed);
         let model = Gpt2LMHead::new(&config(&recipe.model, vocab_size), &init, scheme)?;
-        let mut optimizer = optimizer(&recipe.optimizer, &model);
-        optimizer.set_clip_grad_norm(recipe.train.clip_grad_norm);
+        let optimizer = recipe.optimizer.build(&model, recipe.train.clipping())?;
         Ok(Learner {
             model,
             optimizer,
-            schedule: schedule(recipe),
+            scheduler: recipe.scheduler()?,
             device: device.clone(),
             seed: recipe.train.seed,
             micro_batches: recipe.train.grad_accumulation,
+            needs_closure: matches!(recipe.optimizer.spec, OptimizerSpec::Lbfgs(_)),
         })
     }
 
@@ -74,17 +76,22 @@ impl Learner {
         let tensors = safetensors::load(&folder.join(OPTIMIZER_TENSORS), device)?;
         let path = folder.join(OPTIMIZER_NUMBERS);
         let json = fs::read(&path).map_err(TrainError::io("read", &path))?;
-        let scalars = serde_json::from_slice(&json).map_err(|error| TrainError::Checkpoint {
-            path: folder.to_owned(),
-            reason: format!("`{OPTIMIZER_NUMBERS}`: {error}"),
-        })?;
+        let scalars: serde_json::Value =
+            serde_json::from_slice(&json).map_err(|error| TrainError::Checkpoint {
+                path: folder.to_owned(),
+                reason: format!("`{OPTIMIZER_NUMBERS}`: {error}"),
+            })?;
+        if let Some(state) = scalars.get(SCHEDULE) {
+            learner.scheduler.load_state_dict(state)?;
+        }
         learner.optimizer.load_state_dict(&OptimizerState { tensors, scalars })?;
         Ok(learner)
     }
 
     /// Writes the optimizer's state into a checkpoint's folder.
     pub(crate) fn save_optimizer(&self, folder: &Path) -> Result<()> {
-        let state = self.optimizer.state_dict();
+        let mut state = self.optimizer.state_dict();
+        state.scalars[SCHEDULE] = self.scheduler.state_dict();
         safetensors::save(&folder.join(OPTIMIZER_TENSORS), &state.tensors, &[])?;
         let path = folder.join(OPTIMIZER_NUMBERS);
         fs::write(&path, state.scalars.to_string()).map_err(TrainError::io("write", &path))
@@ -101,19 +108,45 @@ impl Learner {
 
     /// The learning rate of update `step`, counted from 0.
     pub(crate) fn lr(&self, step: u64) -> f64 {
-        self.schedule.lr(step)
+        self.scheduler.lr(step)
     }
 
     /// Queues update `step`, counted from 0, on a batch of all its micro-batches' windows.
     pub(crate) fn update(&mut self, batch: &Batch, step: u64) -> Result<StepOutcome> {
-        self.optimizer.set_lr(self.schedule.lr(step));
+        if let Some(momentum) = self.scheduler.momentum(step) {
+            self.optimizer.set_momentum(momentum);
+        }
+        self.update_at(batch, step, self.scheduler.lr(step))
+    }
+
+    /// As [`Learner::update`], with a learning rate of one's own.
+    pub(crate) fn update_at(&mut self, batch: &Batch, step: u64, lr: f64) -> Result<StepOutcome> {
+        self.optimizer.set_lr(lr);
         let last = self.micro_batches - 1;
+        if self.needs_closure {
+            // Out of the way, so that the closure can borrow the rest.
+            let mut optimizer =
+                std::mem::replace(&mut self.optimizer, Box::new(Sgd::new(Vec::new(), SgdConfig::default())));
+            let share = 1.0 / self.micro_batches as f64;
+            let mean = || {
+                (0..last)
+                    .fold(self.loss(batch, last, step), |sum, micro| sum.add(self.loss(batch, micro, step)))
+            };
+            let outcome = optimizer.step_closure(&mut || mean().mul(share));
+            self.optimizer = optimizer;
+            return Ok(outcome?);
+        }
         for micro in 0..last {
             let loss = self.loss(batch, micro, step);
             self.optimizer.accumulate(&loss)?;
         }
         let loss = self.loss(batch, last, step);
         Ok(self.optimizer.step(&loss)?)
+    }
+
+    /// Takes a validation loss, by which some schedules choose their rates. Returns how an error ratio came about.
+    pub(crate) fn observe(&mut self, loss: f64) -> Result<Option<Rate>> {
+        Ok(self.scheduler.observe(loss)?)
     }
 
     /// The training loss of one micro-batch.
@@ -168,33 +201,6 @@ fn config(recipe: &ModelRecipe, vocab_size: usize) -> Gpt2Config {
     }
 }
 
-fn optimizer(recipe: &OptimizerRecipe, model: &Gpt2LMHead) -> Box<dyn Optimizer> {
-    let groups = match recipe.decay {
-        Decay::Matrices => decay_matrices_only(model, recipe.weight_decay),
-        Decay::All => all_parameters(model, recipe.weight_decay),
-    };
-    match recipe.name {
-        OptimizerKind::Adamw => {
-            let betas = (recipe.betas[0], recipe.betas[1]);
-            Box::new(AdamW::new(groups, AdamWConfig { betas, eps: recipe.eps }))
-        }
-        OptimizerKind::Sgd => {
-            let (momentum, nesterov) = (recipe.momentum, recipe.nesterov);
-            Box::new(Sgd::new(groups, SgdConfig { momentum, nesterov, dampening: 0.0 }))
-        }
-    }
-}
-
-fn schedule(recipe: &Recipe) -> Schedule {
-    let (lr, s) = (recipe.optimizer.lr, &recipe.schedule);
-    let min_lr = match s.name {
-        // A cosine between equal rates is a constant.
-        ScheduleKind::Constant => lr,
-        ScheduleKind::Cosine => s.min_lr,
-    };
-    Schedule::WarmupCosineTo { lr, min_lr, warmup: s.warmup_steps, total: recipe.train.steps }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +215,7 @@ mod tests {
     fn a_constant_schedule_warms_up_and_stays() {
         let settings =
             ["schedule.name=constant", "schedule.min_lr=0", "optimizer.lr=0.5", "schedule.warmup_steps=4"];
-        let schedule = schedule(&tiny(&settings));
+        let schedule = tiny(&settings).scheduler().expect("valid");
         let rates: Vec<f64> = [0, 1, 3, 4, 100, 199].iter().map(|&i| schedule.lr(i)).collect();
         assert_eq!(rates, [0.125, 0.25, 0.5, 0.5, 0.5, 0.5]);
     }
@@ -218,7 +224,8 @@ mod tests {
     #[test]
     fn the_schedule_of_gpt_nano_is_the_reference_program_s() {
         let text = include_str!("../../../recipes/gpt-nano.toml");
-        let schedule = schedule(&Recipe::from_toml(text, "nano", &[]).expect("valid"));
+        let recipe = Recipe::from_toml(text, "nano", &[]).expect("valid");
+        let schedule = recipe.scheduler().expect("valid");
         for i in [0_u64, 50, 99, 100, 777, 1999] {
             let expected = if i < 100 {
                 1e-3 * (i + 1) as f64 / 100.0

@@ -9,6 +9,7 @@ mod error;
 mod evaluate;
 mod interrupt;
 mod learner;
+mod lr_find;
 mod metrics;
 mod plan;
 mod pretrained;
@@ -24,13 +25,14 @@ pub use self::corpus::{Corpus, Validation};
 pub use self::curve::draw_loss_curve;
 pub use self::error::{Result, TrainError};
 pub use self::interrupt::Interrupt;
+pub use self::lr_find::{draw_lr_curve, find_lr};
 pub use self::metrics::{Metric, MetricsFile, Split};
 pub use self::plan::{LargestBatch, LargestTensor, MemoryPlan, Planner, StepPlan};
 pub use self::pretrained::Pretrained;
 pub use self::profile::{KernelTime, Profile};
 pub use self::recipe::{
-    DataRecipe, Decay, ModelKind, ModelRecipe, OptimizerKind, OptimizerRecipe, Override, Recipe, RecipeError,
-    SampleRecipe, ScheduleKind, ScheduleRecipe, TrainRecipe,
+    DataRecipe, Decay, LookaheadRecipe, ModelKind, ModelRecipe, OptimizerRecipe, Override, Recipe,
+    RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, TrainRecipe,
 };
 pub use self::run_folder::RunFolder;
 pub use self::sample::SampleOptions;

@@ -401,6 +401,16 @@ impl Trainer {
             grad_norm: None,
         })?;
         self.progress.note(&format!("step {}  validation loss {loss:.4}", self.step));
+        if let Some(rate) = self.learner.observe(loss)?
+            && rate.clamped
+        {
+            self.progress.note(&format!(
+                "error ratio {:.4} taken as {:.0}, learning rate {:.4e}",
+                rate.ratio,
+                rate.ratio.clamp(0.0, 1.0),
+                rate.lr
+            ));
+        }
         draw_loss_curve(&self.folder.curve(), &self.recipe.name, self.metrics.lines())?;
         Ok(loss)
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use wgrad_optim::OptimizerSpec;
 use wgrad_train::{Override, Recipe};
 
 fn shipped(name: &str) -> PathBuf {
@@ -65,8 +66,11 @@ fn a_name_that_resembles_nothing_lists_what_is_valid() {
 
 #[test]
 fn an_unknown_choice_names_the_nearest_one() {
-    let error = complaint("name = \"adamw\"", "name = \"adam\"");
-    assert!(error.contains("`optimizer.name` cannot be `adam`; did you mean `adamw`?"), "{error}");
+    let error = complaint("name = \"adamw\"", "name = \"adamm\"");
+    assert!(error.contains("`optimizer.name` cannot be `adamm`; did you mean `adam`?"), "{error}");
+    let error = complaint("name = \"cosine\"", "name = \"cosin\"");
+    assert!(error.contains("`schedule.name` cannot be `cosin`; did you mean `cosine`?"), "{error}");
+    assert!(error.contains("reduce_on_plateau"), "{error}");
 }
 
 #[test]
@@ -104,7 +108,8 @@ fn overrides_reach_every_section_and_pass_the_same_checks() {
     )
     .expect("valid");
     assert_eq!((recipe.train.steps, recipe.schedule.warmup_steps, recipe.name.as_str()), (7, 3, "mine"));
-    assert_eq!((recipe.optimizer.betas, recipe.data.root), ([0.5, 0.6], Some("a b".into())));
+    let OptimizerSpec::AdamW(config) = recipe.optimizer.spec else { panic!("{:?}", recipe.optimizer) };
+    assert_eq!((config.betas, recipe.data.root), ((0.5, 0.6), Some("a b".into())));
 
     let error = complaint_about(&["train.batch_size=4", "train.stepps=7"]);
     assert!(
@@ -130,7 +135,9 @@ fn values_that_no_run_can_have_are_refused_by_key() {
         ("train.context=64", "`train.context` must be at most model.n_positions, 32, found 64"),
         ("optimizer.betas=[0.9, 1.0]", "`optimizer.betas` must be two numbers in 0..1"),
         ("optimizer.lr=nan", "`optimizer.lr` must be above 0"),
-        ("optimizer.momentum=0.9", "`optimizer.momentum` must be absent with adamw"),
+        ("optimizer.momentum=0.9", "unknown key `optimizer.momentum` (valid here: betas, eps,"),
+        ("optimizer.eps=nan", "`optimizer.eps` must be 0 or more"),
+        ("optimizer.name=lbfgs", "`optimizer"),
         ("train.steps=0", "`train.steps` must be in 1..2^32"),
         ("train.clip_grad_norm=0", "`train.clip_grad_norm` must be above 0"),
         ("schedule.min_lr=1.0", "`schedule.min_lr` must be in 0..=optimizer.lr"),

@@ -51,6 +51,16 @@ pub enum RecipeError {
         /// What it is.
         found: String,
     },
+    /// A constant of an optimizer or a schedule that no run can have.
+    #[error("`{key}` must be {expected}, found {found}")]
+    Setting {
+        /// The key's path.
+        key: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// An override that is not `key=value`.
     #[error("`--set {text}`: {reason}; write for example `--set train.steps=1000`")]
     Override {
@@ -201,7 +211,7 @@ fn malformed(place: String, message: &str) -> RecipeError {
 }
 
 /// Turns serde's message into one with the key's path and the nearest valid name.
-fn explain(place: String, path: &str, message: &str) -> RecipeError {
+pub(super) fn explain(place: String, path: &str, message: &str) -> RecipeError {
     // Serde names what it met first and what it knows after it, each in backquotes.
     let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
     let section = if path == "." { "" } else { path };
@@ -215,7 +225,10 @@ fn explain(place: String, path: &str, message: &str) -> RecipeError {
             let dot = if section.is_empty() { "" } else { "." };
             format!("unknown key `{section}{dot}{found}`")
         } else {
-            format!("`{section}` cannot be `{found}`")
+            // The choice among optimizers is their `name`, which serde does not say.
+            let name =
+                if section.starts_with("optimizer") && !section.ends_with("decay") { ".name" } else { "" };
+            format!("`{section}{name}` cannot be `{found}`")
         };
         return RecipeError::Unknown { place, message, nearest: nearest(&found, &valid), valid };
     }

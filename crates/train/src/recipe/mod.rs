@@ -1,6 +1,8 @@
 //! What to train, on what, and how: the TOML file that `wgrad train` takes.
 
 mod load;
+mod optimizer;
+mod schedule;
 mod validate;
 
 use std::path::PathBuf;
@@ -8,8 +10,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use wgrad_data::{TextSource, TokenizerSpec};
 use wgrad_nn::Activation;
+use wgrad_optim::Clipping;
 
 pub use self::load::{Override, RecipeError};
+pub use self::optimizer::{Decay, LookaheadRecipe, OptimizerRecipe, RestRecipe};
+pub use self::schedule::ScheduleRecipe;
 
 /// A complete description of a training run.
 ///
@@ -105,81 +110,6 @@ pub struct DataRecipe {
     pub tokenizer: TokenizerSpec,
 }
 
-/// The optimizer's kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// Adam with decoupled weight decay.
-    Adamw,
-    /// Stochastic gradient descent with momentum.
-    Sgd,
-}
-
-/// Which parameters decay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decay {
-    /// Those of two or more dimensions: weights and embeddings, but no biases and norms.
-    #[default]
-    Matrices,
-    /// Every parameter.
-    All,
-}
-
-/// The optimizer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimizerRecipe {
-    /// `adamw` or `sgd`.
-    pub name: OptimizerKind,
-    /// Highest learning rate.
-    pub lr: f64,
-    /// AdamW: decay of the running means of the gradient and of its square.
-    #[serde(default = "betas")]
-    pub betas: [f64; 2],
-    /// AdamW: added to the denominator.
-    #[serde(default = "eps")]
-    pub eps: f64,
-    /// SGD: share of the previous update that is kept.
-    #[serde(default)]
-    pub momentum: f64,
-    /// SGD: whether the momentum looks ahead (Nesterov).
-    #[serde(default)]
-    pub nesterov: bool,
-    /// Weight decay per unit of learning rate.
-    #[serde(default)]
-    pub weight_decay: f64,
-    /// Which parameters decay: `matrices` or `all`.
-    #[serde(default)]
-    pub decay: Decay,
-}
-
-/// The schedule's kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleKind {
-    /// After the warm-up, the learning rate stays.
-    #[default]
-    Constant,
-    /// After the warm-up, half a cosine down to `min_lr` at the last step.
-    Cosine,
-}
-
-/// The learning rate over the steps: step `i` of the warm-up (from 0) has `lr * (i + 1) / warmup_steps`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScheduleRecipe {
-    /// `constant` or `cosine`.
-    #[serde(default)]
-    pub name: ScheduleKind,
-    /// Steps until `lr` is reached.
-    #[serde(default)]
-    pub warmup_steps: u64,
-    /// Where the cosine ends.
-    #[serde(default)]
-    pub min_lr: f64,
-}
-
 /// The loop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -197,6 +127,12 @@ pub struct TrainRecipe {
     /// Largest global gradient norm; longer gradients are scaled down to it. Absent: no clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_grad_norm: Option<f64>,
+    /// Largest element of a gradient; larger ones are cut. Absent: no clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_grad_value: Option<f64>,
+    /// Largest gradient of a unit (a row) as a share of the unit's weights: adaptive clipping. Absent: no clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_grad_adaptive: Option<f64>,
     /// Decides initial weights, data order and dropout masks.
     #[serde(default)]
     pub seed: u64,
@@ -212,6 +148,16 @@ pub struct TrainRecipe {
     /// Checkpoints that are kept; older ones are deleted.
     #[serde(default = "keep_checkpoints")]
     pub keep_checkpoints: usize,
+}
+
+impl TrainRecipe {
+    /// How gradients are clipped.
+    pub(crate) fn clipping(&self) -> Option<Clipping> {
+        let adaptive = |clip_factor| Clipping::Adaptive { clip_factor, eps: 1e-3 };
+        let (norm, value) =
+            (self.clip_grad_norm.map(Clipping::Norm), self.clip_grad_value.map(Clipping::Value));
+        norm.or(value).or(self.clip_grad_adaptive.map(adaptive))
+    }
 }
 
 /// Text that is generated while training, so that one sees what the loss means.
@@ -258,12 +204,6 @@ fn layer_norm_epsilon() -> f64 {
 }
 fn initializer_range() -> f64 {
     0.02
-}
-fn betas() -> [f64; 2] {
-    [0.9, 0.999]
-}
-fn eps() -> f64 {
-    1e-8
 }
 fn one() -> usize {
     1

@@ -1,6 +1,6 @@
 //! Values that no run can have, refused before anything is read or computed.
 
-use super::{ModelRecipe, OptimizerKind, OptimizerRecipe, Recipe, RecipeError, ScheduleKind};
+use super::{ModelRecipe, Recipe, RecipeError};
 
 impl Recipe {
     /// Checks every value, and fills in `train.context` from the model.
@@ -9,7 +9,7 @@ impl Recipe {
     /// [`RecipeError::Value`] names the first key whose value is out of range, and what it may be.
     pub fn validate(&mut self) -> Result<(), RecipeError> {
         self.model.validate()?;
-        self.optimizer.validate()?;
+        self.optimizer.validate(self.train.clipping().is_some())?;
         let t = &mut self.train;
         if t.context == 0 {
             t.context = self.model.n_positions;
@@ -30,17 +30,17 @@ impl Recipe {
             check(key, (1..1 << 32).contains(&steps), steps, || "in 1..2^32".into())?;
         }
         check("train.seed", i64::try_from(t.seed).is_ok(), t.seed, || "below 2^63".into())?;
-        if let Some(norm) = t.clip_grad_norm {
-            check("train.clip_grad_norm", norm > 0.0, norm, || "above 0, or absent for no clipping".into())?;
+        let clips = [
+            ("train.clip_grad_norm", t.clip_grad_norm),
+            ("train.clip_grad_value", t.clip_grad_value),
+            ("train.clip_grad_adaptive", t.clip_grad_adaptive),
+        ];
+        let given = clips.iter().filter_map(|(key, most)| Some((*key, (*most)?)));
+        for (number, (key, most)) in given.enumerate() {
+            check(key, most > 0.0, most, || "above 0, or absent for no clipping".into())?;
+            check(key, number == 0, most, || "absent where gradients are clipped in another way".into())?;
         }
-        let s = &self.schedule;
-        check("schedule.warmup_steps", s.warmup_steps <= t.steps, s.warmup_steps, || {
-            format!("at most train.steps, {}", t.steps)
-        })?;
-        let floor = (0.0..=self.optimizer.lr).contains(&s.min_lr);
-        check("schedule.min_lr", floor, s.min_lr, || format!("in 0..=optimizer.lr, {}", self.optimizer.lr))?;
-        let used = s.name == ScheduleKind::Cosine || s.min_lr == 0.0;
-        check("schedule.min_lr", used, s.min_lr, || "absent unless schedule.name is cosine".into())?;
+        self.validate_schedule()?;
         let s = &self.sample;
         check(
             "sample.temperature",
@@ -82,24 +82,6 @@ impl ModelRecipe {
         check("model.layer_norm_epsilon", epsilon > 0.0, epsilon, || "above 0".into())?;
         let range = self.initializer_range;
         check("model.initializer_range", range >= 0.0 && range.is_finite(), range, || "0 or more".into())
-    }
-}
-
-impl OptimizerRecipe {
-    fn validate(&self) -> Result<(), RecipeError> {
-        check("optimizer.lr", self.lr > 0.0 && self.lr.is_finite(), self.lr, || "above 0".into())?;
-        let betas = self.betas.iter().all(|beta| (0.0..1.0).contains(beta));
-        check("optimizer.betas", betas, format!("{:?}", self.betas), || "two numbers in 0..1".into())?;
-        check("optimizer.eps", self.eps > 0.0 && self.eps.is_finite(), self.eps, || "above 0".into())?;
-        let decay = self.weight_decay;
-        check("optimizer.weight_decay", decay >= 0.0 && decay.is_finite(), decay, || "0 or more".into())?;
-        check("optimizer.momentum", (0.0..1.0).contains(&self.momentum), self.momentum, || "in 0..1".into())?;
-        let sgd = self.name == OptimizerKind::Sgd;
-        check("optimizer.momentum", sgd || self.momentum == 0.0, self.momentum, || {
-            "absent with adamw, whose momentum is betas[0]".into()
-        })?;
-        let nesterov = !self.nesterov || sgd && self.momentum > 0.0;
-        check("optimizer.nesterov", nesterov, self.nesterov, || "false without sgd and its momentum".into())
     }
 }
 
