@@ -58,7 +58,8 @@ fn every_optimizer_trains_by_a_recipe_and_resumes_bit_for_bit() {
         let mut settings = vec!["schedule={ name = 'constant', warmup_steps = 2 }", &setting];
         if name.contains("lbfgs") {
             // Without clipping.
-            settings.push("train={ steps = 4, batch_size = 2, validation_windows = 2, checkpoint_every = 2 }");
+            settings
+                .push("train={ steps = 4, batch_size = 2, validation_windows = 2, checkpoint_every = 2 }");
         }
         let (whole, halves) = in_one_and_in_two(&settings);
         assert!(whole.is_finite() && whole.to_bits() == halves.to_bits(), "{name}: {whole} and {halves}");

@@ -111,6 +111,16 @@ fn overrides_reach_every_section_and_pass_the_same_checks() {
     let OptimizerSpec::AdamW(config) = recipe.optimizer.spec else { panic!("{:?}", recipe.optimizer) };
     assert_eq!((config.betas, recipe.data.root), ((0.5, 0.6), Some("a b".into())));
 
+    // Another choice leaves the constants of the first behind.
+    let chosen = set(&["optimizer.momentum=0.9", "optimizer.name=sgd", "schedule.name=wsd"]);
+    let recipe = Recipe::from_toml(&text(), "r.toml", &chosen).expect("valid");
+    assert!(
+        matches!(recipe.optimizer.spec, OptimizerSpec::Sgd(sgd) if sgd.momentum == 0.9),
+        "{:?}",
+        recipe.optimizer
+    );
+    assert_eq!(recipe.optimizer.weight_decay, 0.1);
+
     let error = complaint_about(&["train.batch_size=4", "train.stepps=7"]);
     assert!(
         error.contains("--set train.stepps=7: unknown key `train.stepps`; did you mean `steps`?"),

@@ -104,7 +104,11 @@ fn is_equal(a: &Value, b: &Value) -> bool {
         (Value::Array(a), Value::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_equal(a, b))
         }
-        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        (Value::Number(a), Value::Number(b)) => match (a.as_f64(), b.as_f64()) {
+            // The last bit may be lost where a file is read.
+            (Some(a), Some(b)) => (a - b).abs() <= 1e-15 * a.abs(),
+            _ => false,
+        },
         _ => a == b,
     }
 }
@@ -166,8 +170,8 @@ impl Run<'_> {
                 } else {
                     format!("{}.given.{name}.{}", self.name, i - 1)
                 };
-                moved += largest_change(reference(self.data, &key)?, reference(self.data, &before)?);
-                self.compare(&key, &param.tensor(), LOOSE * moved, report)?;
+                moved += distance(reference(self.data, &key)?, &reference(self.data, &before)?.values);
+                self.compare(&key, &param.tensor(), Allowed { moved, drift: 0.0 }, report)?;
             }
         }
         Ok(())
@@ -175,18 +179,6 @@ impl Run<'_> {
 
     /// The whole loop: a regression with one hidden layer.
     fn mlp(&self, steps: usize, report: &mut Report) -> Result {
-        let names = ["w1", "b1", "w2", "b2"];
-        let params = names.map(|name| self.param(name, &format!("mlp.{name}")));
-        let params = params.into_iter().collect::<Result<Vec<_>>>()?;
-        let (x, y) = (self.tensor("mlp.x")?, self.tensor("mlp.y")?);
-        let loss = || {
-            let [w1, b1, w2, b2] = [0, 1, 2, 3].map(|i| params[i].1.tensor());
-            let hidden = x.matmul(&w1.t()).add(b1).tanh();
-            hidden.matmul(&w2.t()).add(b2).sub(&y).square().mean_all()
-        };
-        let trained: Vec<(String, Param)> =
-            params.iter().filter(|(_, p)| !self.is_muon() || p.tensor().rank() > 1).cloned().collect();
-        let mut optimizer = self.optimizer(trained.clone())?;
         if self.case.mlp_losses.len() != steps {
             return Err(format!(
                 "`{}` has {} losses for {steps} steps",
@@ -196,35 +188,95 @@ impl Run<'_> {
             .into());
         }
         let slack = if self.gpu { 3.0 } else { 1.0 };
-        // A step in another direction by a hundredth moves the loss by about a hundredth of what the step does.
+        // A step that is off by a share moves the loss by about as large a share of what the step does.
         let loose =
             |loss: f64| if self.is_loose() { LOOSE * (self.case.mlp_losses[0] - loss).abs() } else { 0.0 };
         let tolerance = |loss: f64| slack * (10.0 * self.case.drift()).max(1e-5 * loss.abs()) + loose(loss);
-        for (i, &want) in self.case.mlp_losses.iter().enumerate() {
-            let outcome = optimizer.step_closure(&mut || loss())?;
-            report.scalar(&format!("{}.mlp[{i}]", self.name), want, outcome.loss.item()?, tolerance(want));
+        let trained = self.train(steps, DType::F32, self.device)?;
+        let wanted = self.case.mlp_losses.iter().chain([&self.case.mlp_final_loss]);
+        for (i, (&want, &got)) in wanted.zip(&trained.losses).enumerate() {
+            report.scalar(&format!("{}.mlp[{i}]", self.name), want, got, tolerance(want));
         }
-        let want = self.case.mlp_final_loss;
-        report.scalar(&format!("{}.mlp.final", self.name), want, loss().item()?, tolerance(want));
-        for (name, param) in &params {
+        let exact = self.rounding(steps)?;
+        for (number, (name, param)) in trained.params.iter().enumerate() {
             let key = format!("{}.mlp.final.{name}", self.name);
-            let moved =
-                largest_change(reference(self.data, &key)?, reference(self.data, &format!("mlp.{name}"))?);
-            self.compare(&key, &param.tensor(), (LOOSE * moved).max(20.0 * self.case.drift()), report)?;
+            let start = &reference(self.data, &format!("mlp.{name}"))?.values;
+            let moved = distance(reference(self.data, &key)?, start);
+            let drift = exact.as_ref().map_or(self.case.drift(), |rounding| rounding[number]);
+            self.compare(&key, &param.tensor(), Allowed { moved, drift }, report)?;
         }
         Ok(())
     }
 
-    fn compare(&self, key: &str, got: &Tensor, loose: f64, report: &mut Report) -> Result {
+    /// Losses before each step and after the last, and the parameters then.
+    fn train(&self, steps: usize, dtype: DType, device: &DeviceHandle) -> Result<Trained> {
+        let tensor = |name: &str| -> Result<Tensor> {
+            Ok(upload(self.data, &format!("mlp.{name}"), device)?.cast(dtype).to_leaf()?)
+        };
+        let params = ["w1", "b1", "w2", "b2"].map(|name| Ok((name.to_owned(), Param::new(tensor(name)?))));
+        let params = params.into_iter().collect::<Result<Vec<_>>>()?;
+        let (x, y) = (tensor("x")?, tensor("y")?);
+        let loss = || {
+            let [w1, b1, w2, b2] = [0, 1, 2, 3].map(|i| params[i].1.tensor());
+            let hidden = x.matmul(&w1.t()).add(b1).tanh();
+            hidden.matmul(&w2.t()).add(b2).sub(&y).square().mean_all()
+        };
+        let trained =
+            params.iter().filter(|(_, p)| !self.is_muon() || p.tensor().rank() > 1).cloned().collect();
+        let mut optimizer = self.optimizer(trained)?;
+        let mut losses = Vec::with_capacity(steps + 1);
+        for _ in 0..steps {
+            losses.push(optimizer.step_closure(&mut || loss())?.loss.item()?);
+        }
+        losses.push(loss().item()?);
+        Ok(Trained { losses, params })
+    }
+
+    /// How far rounding alone moves the parameters of L-BFGS, which divides by differences of gradients: by a run in f64, on the CPU.
+    /// PyTorch's own f32 and f64 runs differ by up to 0.02 (seed 7), where those of all other optimizers agree to 1e-5.
+    fn rounding(&self, steps: usize) -> Result<Option<Vec<f64>>> {
+        if !matches!(self.spec, OptimizerSpec::Lbfgs(_)) {
+            return Ok(None);
+        }
+        let cpu = wgrad::devices().open("cpu")?.device;
+        let single = self.train(steps, DType::F32, &cpu)?.params;
+        let double = self.train(steps, DType::F64, &cpu)?.params;
+        let difference = |((_, a), (_, b)): (&(String, Param), &(String, Param))| -> Result<f64> {
+            let (a, b) = (a.tensor().to_f64_vec()?, b.tensor().to_f64_vec()?);
+            Ok(a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max))
+        };
+        Ok(Some(single.iter().zip(&double).map(difference).collect::<Result<_>>()?))
+    }
+
+    fn compare(&self, key: &str, got: &Tensor, allowed: Allowed, report: &mut Report) -> Result {
         let want = reference(self.data, key)?;
-        let values: Vec<f64> = got.to_vec::<f32>()?.into_iter().map(f64::from).collect();
-        report.within(key, want, got.shape(), &values, if self.is_loose() { loose } else { 0.0 }, self.gpu);
+        let values = got.to_f64_vec()?;
+        if self.is_loose() && want.shape == got.shape().dims() {
+            report.scalar(key, 0.0, distance(want, &values), LOOSE * allowed.moved);
+        } else {
+            report.within(key, want, got.shape(), &values, 20.0 * allowed.drift, self.gpu);
+        }
         Ok(())
     }
 }
 
-/// The share of an update by which PyTorch's bf16 iterations of Muon may differ.
-const LOOSE: f64 = 1e-2;
+/// What a regression has come to.
+struct Trained {
+    losses: Vec<f64>,
+    params: Vec<(String, Param)>,
+}
+
+/// What a comparison may allow for.
+struct Allowed {
+    /// How far the updates have moved the reference.
+    moved: f64,
+    /// How far rounding alone moves it.
+    drift: f64,
+}
+
+/// The share of what updates have moved by which PyTorch's bf16 iterations of Muon may differ. Its own entries with bf16 and f32 differ by
+/// 0.0150 (seed 1) and 0.0138 (seed 7) after the first updates, less later; so the hundredth that `optim.json` names is doubled.
+const LOOSE: f64 = 2e-2;
 
 fn averages(text: &str, data: &Tensors, device: &DeviceHandle, gpu: bool, report: &mut Report) -> Result {
     let decay = *schedules::numbers(text).first().ok_or_else(|| format!("`ema` names no decay: {text}"))?;
@@ -253,7 +305,7 @@ fn upload(data: &Tensors, name: &str, device: &DeviceHandle) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, found.shape.as_slice(), device))
 }
 
-/// The largest difference of two tensors.
-fn largest_change(a: &Reference, b: &Reference) -> f64 {
-    a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+/// The norm of the difference.
+fn distance(a: &Reference, b: &[f64]) -> f64 {
+    a.values.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }

@@ -103,9 +103,28 @@ impl FromStr for Override {
     }
 }
 
+/// Sections whose `name` decides which keys they have, and the keys that all have.
+const CHOICES: [(&str, &[&str]); 2] = [
+    ("optimizer", &["lr", "weight_decay", "decay", "lookahead"]),
+    ("schedule", &["warmup_steps", "warmup_from_zero", "min_lr"]),
+];
+
 impl Override {
+    /// Whether it chooses among optimizers or schedules, each of which has constants of its own.
+    fn is_choice(&self) -> bool {
+        CHOICES.iter().any(|(section, _)| self.path == [*section, "name"])
+    }
+
     fn apply(&self, table: &mut Table) -> Result<(), RecipeError> {
         let Some((last, sections)) = self.path.split_last() else { return Ok(()) };
+        if self.is_choice()
+            && let Some((section, common)) = CHOICES.iter().find(|(section, _)| self.path[0] == *section)
+            && let Some(old) = table.get_mut(*section).and_then(Value::as_table_mut)
+            && old.get("name").is_some_and(|name| *name != self.value)
+        {
+            // The constants of the one that was chosen in the file mean nothing to the other.
+            old.retain(|key, _| common.contains(&key));
+        }
         let mut table = table;
         for section in sections {
             let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
@@ -170,7 +189,9 @@ impl Recipe {
             });
         }
         let mut table: Table = toml::from_str(text).map_err(syntax)?;
-        for one in overrides {
+        let (choices, others): (Vec<&Override>, Vec<&Override>) =
+            overrides.iter().partition(|o| o.is_choice());
+        for one in choices.into_iter().chain(others) {
             one.apply(&mut table)?;
         }
         read_table(Value::Table(table), origin, overrides)
