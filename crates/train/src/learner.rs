@@ -6,16 +6,24 @@ use std::path::Path;
 use wgrad_data::Batch;
 use wgrad_models::{Gpt2Config, Gpt2Init, Gpt2LMHead};
 use wgrad_nn::{Context, Init, Module, safetensors};
-use wgrad_optim::{LrScheduler, Optimizer, OptimizerSpec, OptimizerState, Rate, Sgd, SgdConfig, StepOutcome};
+use wgrad_optim::{
+    AveragedModel, LrScheduler, Optimizer, OptimizerSpec, OptimizerState, Rate, Sgd, SgdConfig, StepOutcome,
+};
 use wgrad_tensor::{DeviceHandle, Tensor};
 
 use crate::error::{Result, TrainError};
 use crate::evaluate::{next_token_loss, upload};
-use crate::recipe::{ModelRecipe, Recipe};
+use crate::recipe::{AverageRecipe, ModelRecipe, Recipe};
 
 /// The optimizer's files in a checkpoint: its tensors and its numbers.
 const OPTIMIZER_TENSORS: &str = "optimizer.safetensors";
 const OPTIMIZER_NUMBERS: &str = "optimizer.json";
+
+/// Where averages are kept, `model.safetensors` holds them, and this the weights that are trained.
+const TRAINED: &str = "trained.safetensors";
+
+/// How many updates are in the averages, among the optimizer's numbers.
+const AVERAGED: &str = "n_averaged";
 
 /// Where the schedule's state is among those numbers.
 const SCHEDULE: &str = "schedule";
@@ -24,6 +32,7 @@ pub(crate) struct Learner {
     model: Gpt2LMHead,
     optimizer: Box<dyn Optimizer>,
     scheduler: LrScheduler,
+    average: Option<(AveragedModel, AverageRecipe)>,
     device: DeviceHandle,
     seed: u64,
     micro_batches: usize,
@@ -54,9 +63,12 @@ impl Learner {
         let model = Gpt2LMHead::new(&config(&recipe.model, vocab_size), &init, scheme)?;
         let optimizer = recipe.optimizer.build(&model, recipe.train.clipping())?;
         Ok(Learner {
-            model,
             optimizer,
             scheduler: recipe.scheduler()?,
+            average: recipe
+                .average
+                .map(|average| (AveragedModel::new(model.named_parameters(), average.averaging()), average)),
+            model,
             device: device.clone(),
             seed: recipe.train.seed,
             micro_batches: recipe.train.grad_accumulation,
@@ -81,6 +93,16 @@ impl Learner {
                 path: folder.to_owned(),
                 reason: format!("`{OPTIMIZER_NUMBERS}`: {error}"),
             })?;
+        if let (Some((average, _)), Some(count)) = (&mut learner.average, scalars.get(AVERAGED)) {
+            average.update_parameters()?;
+            let OptimizerState { tensors, .. } = average.state_dict();
+            let scalars = serde_json::json!({ "n_averaged": count });
+            average.load_state_dict(&OptimizerState { tensors, scalars })?;
+        }
+        let trained = folder.join(TRAINED);
+        if trained.is_file() {
+            learner.model.load_safetensors(&trained, true)?;
+        }
         if let Some(state) = scalars.get(SCHEDULE) {
             learner.scheduler.load_state_dict(state)?;
         }
@@ -88,13 +110,32 @@ impl Learner {
         Ok(learner)
     }
 
-    /// Writes the optimizer's state into a checkpoint's folder.
-    pub(crate) fn save_optimizer(&self, folder: &Path) -> Result<()> {
+    /// Writes model and optimizer into a checkpoint's folder.
+    pub(crate) fn save(&mut self, folder: &Path) -> Result<()> {
         let mut state = self.optimizer.state_dict();
         state.scalars[SCHEDULE] = self.scheduler.state_dict();
+        if let Some((average, _)) = self.average.as_ref().filter(|(average, _)| average.n_averaged() > 0) {
+            state.scalars[AVERAGED] = average.n_averaged().into();
+            self.model.save_safetensors(&folder.join(TRAINED))?;
+        }
+        self.averaged(|model| model.save_pretrained(folder))?;
         safetensors::save(&folder.join(OPTIMIZER_TENSORS), &state.tensors, &[])?;
         let path = folder.join(OPTIMIZER_NUMBERS);
         fs::write(&path, state.scalars.to_string()).map_err(TrainError::io("write", &path))
+    }
+
+    /// Does something with the model while it holds its averages, where they are kept.
+    pub(crate) fn averaged<T>(&mut self, work: impl FnOnce(&Gpt2LMHead) -> T) -> T {
+        self.swap();
+        let result = work(&self.model);
+        self.swap();
+        result
+    }
+
+    fn swap(&mut self) {
+        if let Some((average, _)) = &mut self.average {
+            average.swap();
+        }
     }
 
     /// The tensors that the optimizer keeps.
@@ -116,7 +157,13 @@ impl Learner {
         if let Some(momentum) = self.scheduler.momentum(step) {
             self.optimizer.set_momentum(momentum);
         }
-        self.update_at(batch, step, self.scheduler.lr(step))
+        let outcome = self.update_at(batch, step, self.scheduler.lr(step))?;
+        if let Some((average, recipe)) = &mut self.average
+            && recipe.takes(step + 1)
+        {
+            average.update_parameters()?;
+        }
+        Ok(outcome)
     }
 
     /// As [`Learner::update`], with a learning rate of one's own.

@@ -31,8 +31,8 @@ pub use self::plan::{LargestBatch, LargestTensor, MemoryPlan, Planner, StepPlan}
 pub use self::pretrained::Pretrained;
 pub use self::profile::{KernelTime, Profile};
 pub use self::recipe::{
-    DataRecipe, Decay, LookaheadRecipe, ModelKind, ModelRecipe, OptimizerRecipe, Override, Recipe,
-    RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, TrainRecipe,
+    AverageKind, AverageRecipe, DataRecipe, Decay, LookaheadRecipe, ModelKind, ModelRecipe, OptimizerRecipe,
+    Override, Recipe, RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, TrainRecipe,
 };
 pub use self::run_folder::RunFolder;
 pub use self::sample::SampleOptions;

@@ -388,7 +388,8 @@ impl Trainer {
     fn validate(&mut self) -> Result<f64> {
         let begun = Instant::now();
         let validation = &self.corpus.validation;
-        let loss = validation_loss(self.learner.model(), validation, self.recipe.train.batch_size)?;
+        let windows = self.recipe.train.batch_size;
+        let loss = self.learner.averaged(|model| validation_loss(model, validation, windows))?;
         let tokens = (validation.starts.len() * validation.context) as f64;
         self.best_loss = Some(self.best_loss.map_or(loss, |best| best.min(loss)));
         self.last_loss = Some(loss);
@@ -450,11 +451,14 @@ impl Trainer {
     }
 
     /// A prompt and what the model makes of it, as long as `go_on` says so.
-    fn written(&self, prompt: &str, options: &SampleOptions, go_on: impl Fn() -> bool) -> Result<String> {
+    fn written(&mut self, prompt: &str, options: &SampleOptions, go_on: impl Fn() -> bool) -> Result<String> {
         let mut text = prompt.to_owned();
-        generate(self.learner.model(), &self.corpus.tokenizer, prompt, options, |piece| {
-            text.push_str(piece);
-            go_on()
+        let tokenizer = &self.corpus.tokenizer;
+        self.learner.averaged(|model| {
+            generate(model, tokenizer, prompt, options, |piece| {
+                text.push_str(piece);
+                go_on()
+            })
         })?;
         Ok(text)
     }
@@ -490,9 +494,8 @@ impl Trainer {
             last_loss: self.last_loss,
         };
         self.store.save(self.step, |folder| {
-            self.learner.model().save_pretrained(folder)?;
+            self.learner.save(folder)?;
             self.corpus.tokenizer.save(folder)?;
-            self.learner.save_optimizer(folder)?;
             state.save(folder)
         })?;
         self.saved = Some(self.step);

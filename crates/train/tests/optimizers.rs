@@ -116,6 +116,19 @@ fn rates_that_measurements_change_resume_bit_for_bit() {
 }
 
 #[test]
+fn averages_of_weights_are_validated_and_resume_bit_for_bit() {
+    let (plain, _) = in_one_and_in_two(&[]);
+    for average in ["{ kind = 'ema', decay = 0.5 }", "{ kind = 'swa', start = 2 }"] {
+        let setting = format!("average={average}");
+        let (whole, halves) = in_one_and_in_two(&[&setting]);
+        assert!(
+            whole.to_bits() == halves.to_bits() && whole != plain,
+            "{average}: {whole} and {halves}, {plain}"
+        );
+    }
+}
+
+#[test]
 fn what_no_optimizer_or_schedule_can_do_is_refused_by_key() {
     let text =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/gpt-tiny.toml"))
@@ -141,6 +154,8 @@ fn what_no_optimizer_or_schedule_can_do_is_refused_by_key() {
             "unknown key `schedule.gama`; did you mean `gamma`?",
         ),
         ("schedule={ name = 'sequential', milestones = [3], schedules = [] }", "`schedule` must be"),
+        ("average={ kind = 'ema', decay = 1.0 }", "`average.decay` must be in 0..1"),
+        ("average={ kind = 'mean' }", "`average.kind` cannot be `mean`"),
         ("train.clip_grad_value=1.0", "absent where gradients are clipped in another way"),
     ] {
         let overrides = ["train.clip_grad_norm=1.0", setting].map(|text| text.parse().expect("key=value"));

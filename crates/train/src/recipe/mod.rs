@@ -1,5 +1,6 @@
 //! What to train, on what, and how: the TOML file that `wgrad train` takes.
 
+mod average;
 mod load;
 mod optimizer;
 mod schedule;
@@ -12,6 +13,7 @@ use wgrad_data::{TextSource, TokenizerSpec};
 use wgrad_nn::Activation;
 use wgrad_optim::Clipping;
 
+pub use self::average::{AverageKind, AverageRecipe};
 pub use self::load::{Override, RecipeError};
 pub use self::optimizer::{Decay, LookaheadRecipe, OptimizerRecipe, RestRecipe};
 pub use self::schedule::ScheduleRecipe;
@@ -35,6 +37,9 @@ pub struct Recipe {
     /// The learning rate over the steps.
     #[serde(default)]
     pub schedule: ScheduleRecipe,
+    /// An average of the weights, if one is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageRecipe>,
     /// The loop.
     pub train: TrainRecipe,
     /// Text that is generated along the way.

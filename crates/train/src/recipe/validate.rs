@@ -41,6 +41,7 @@ impl Recipe {
             check(key, number == 0, most, || "absent where gradients are clipped in another way".into())?;
         }
         self.validate_schedule()?;
+        self.validate_average()?;
         let s = &self.sample;
         check(
             "sample.temperature",
