@@ -117,10 +117,11 @@ fn rates_that_measurements_change_resume_bit_for_bit() {
 
 #[test]
 fn averages_of_weights_are_validated_and_resume_bit_for_bit() {
-    let (plain, _) = in_one_and_in_two(&[]);
+    let schedule = "schedule={ name = 'constant', warmup_steps = 2 }";
+    let (plain, _) = in_one_and_in_two(&[schedule]);
     for average in ["{ kind = 'ema', decay = 0.5 }", "{ kind = 'swa', start = 2 }"] {
         let setting = format!("average={average}");
-        let (whole, halves) = in_one_and_in_two(&[&setting]);
+        let (whole, halves) = in_one_and_in_two(&[schedule, &setting]);
         assert!(
             whole.to_bits() == halves.to_bits() && whole != plain,
             "{average}: {whole} and {halves}, {plain}"
