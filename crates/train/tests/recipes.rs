@@ -50,6 +50,14 @@ fn an_unknown_key_is_refused_with_its_place_and_the_nearest_name() {
     let error = complaint("batch_size = 8", "batchsize = 8");
     assert!(error.starts_with(&format!("{}1: ", line_of("batch_size = 8"))), "{error}");
     assert!(error.contains("unknown key `train.batchsize`; did you mean `batch_size`?"), "{error}");
+    for (there, key, message) in [
+        ("betas = [0.9, 0.95]", "beta", "unknown key `optimizer.beta`; did you mean `betas`?"),
+        ("warmup_steps = 10", "etamin", "unknown key `schedule.etamin`; did you mean `eta_min`?"),
+    ] {
+        let error = complaint(there, &format!("{key} = 1"));
+        assert!(error.starts_with(&format!("{}1: ", line_of(there))), "{error}");
+        assert!(error.contains(message), "{error}");
+    }
     let error = complaint("[optimizer]", "[optimiser]");
     assert!(error.contains("unknown key `optimiser`; did you mean `optimizer`?"), "{error}");
     let error = complaint("range = [2009, 2018]", "rage = [2009, 2018]");

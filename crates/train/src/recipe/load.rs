@@ -153,7 +153,7 @@ impl Recipe {
         // A run folder's recipe must find the text from anywhere.
         let folder = path.parent().unwrap_or(Path::new("")).join(recipe.data.root.take().unwrap_or_default());
         recipe.data.root = Some(std::path::absolute(folder).map_err(read)?);
-        recipe.validate()?;
+        recipe.validate().map_err(|error| located(error, &path.display().to_string(), &text))?;
         Ok(recipe)
     }
 
@@ -163,7 +163,7 @@ impl Recipe {
     /// As [`Recipe::from_file`].
     pub fn from_toml(text: &str, origin: &str, overrides: &[Override]) -> Result<Self, RecipeError> {
         let mut recipe = Self::parse(text, origin, overrides)?;
-        recipe.validate()?;
+        recipe.validate().map_err(|error| located(error, origin, text))?;
         Ok(recipe)
     }
 
@@ -185,7 +185,7 @@ impl Recipe {
             return serde_path_to_error::deserialize(deserializer).map_err(|error| {
                 let path = error.path().to_string();
                 let error = error.into_inner();
-                explain(place(origin, text, error.span()), &path, error.message())
+                located(explain(place(origin, text, error.span()), &path, error.message()), origin, text)
             });
         }
         let mut table: Table = toml::from_str(text).map_err(syntax)?;
@@ -225,6 +225,26 @@ fn place(origin: &str, text: &str, span: Option<std::ops::Range<usize>>) -> Stri
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
     format!("{origin}:{line}:{column}")
+}
+
+/// The error with the line of the key that it is about, where it knows no more than the section: keys of optimizers and schedules
+/// are compared with those of the one that is named, whose place in the file serde does not keep.
+fn located(mut error: RecipeError, origin: &str, text: &str) -> RecipeError {
+    let RecipeError::Unknown { place, message, .. } = &mut error else { return error };
+    let key = message.strip_prefix("unknown key `").and_then(|m| m.strip_suffix('`'));
+    let Some((section, key)) = key.and_then(|key| key.rsplit_once('.')) else { return error };
+    if !CHOICES.iter().any(|(choice, _)| *choice == section) {
+        return error;
+    }
+    let mut lines = text.lines().enumerate().skip_while(|(_, line)| line.trim() != format!("[{section}]"));
+    let names = |line: &str| line.split_once('=').is_some_and(|(name, _)| name.trim() == key);
+    if let Some((number, line)) = lines.find(|(_, line)| names(line)) {
+        let column = line.chars().take_while(|c| c.is_whitespace()).count() + 1;
+        *place = format!("{origin}:{}:{column}", number + 1);
+    } else if place.starts_with('[') {
+        *place = origin.to_owned();
+    }
+    error
 }
 
 fn malformed(place: String, message: &str) -> RecipeError {
