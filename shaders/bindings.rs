@@ -64,18 +64,13 @@ impl Bindings {
     }
 }
 
-/// The WGSL type of a value.
+/// The WGSL type of a value in registers.
 pub(crate) fn value_type(what: &'static str, dtype: DType) -> Result<&'static str, KernelError> {
     match dtype {
         DType::F64 => Err(KernelError::F64 { what }),
-        DType::F32 => Ok("f32"),
+        DType::F32 | DType::F16 | DType::BF16 => Ok("f32"),
         DType::I32 => Ok("i32"),
-        DType::U32 => Ok("u32"),
+        DType::U32 | DType::U8 => Ok("u32"),
         DType::Bool => Ok("bool"),
     }
-}
-
-/// The WGSL type of a stored element: `bool` takes a word.
-pub(crate) fn storage_type(what: &'static str, dtype: DType) -> Result<&'static str, KernelError> {
-    Ok(if dtype == DType::Bool { "u32" } else { value_type(what, dtype)? })
 }

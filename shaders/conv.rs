@@ -7,8 +7,7 @@ use wgrad_ir::{ConvKernel, DType, DeviceCaps, ExprId, View};
 
 use crate::{
     Dispatch, KernelError, MatMulVariant,
-    bindings::storage_type,
-    expr::{At, Emitter, outer_views, to_storage},
+    expr::{At, Emitter, outer_views},
     grid::Grid,
     index::{Axis, address, check_elements, check_iterations, collapse, integer, write_coordinates},
     unroll::unroll,
@@ -212,12 +211,13 @@ fn store(kernel: &ConvKernel, emitter: &mut Emitter<'_>) -> Result<String, Kerne
     let mut body = String::new();
     write_coordinates(&mut body, "batch", &axes[..before], &names[..before]);
     write_coordinates(&mut body, "u32(col)", &axes[after..], &names[after..]);
+    let dtype_of = |value: ExprId| kernel.exprs[value.index()].dtype;
+    emitter.share_words(kernel.stores.iter().map(|s| (s.arg, dtype_of(s.value), false)));
     body += &emitter.emit(&wanted, &[], &At { axes: &axes, names: &names })?;
     for store in &kernel.stores {
-        let dtype = kernel.exprs[store.value.index()].dtype;
-        let buffer = emitter.bindings.arg(store.arg, storage_type(WHAT, dtype)?, true)?;
         let at = address(&store.view, &axes, &names);
-        let _ = writeln!(body, "{buffer}[{at}] = {};", to_storage(dtype, &format!("v{}", store.value.0)));
+        let value = format!("v{}", store.value.0);
+        let _ = writeln!(body, "{}", emitter.store(store.arg, dtype_of(store.value), &at, &value)?);
     }
     Ok(format!("fn store_c(batch: u32, row: i32, col: i32, product: f32) {{\n{body}}}\n"))
 }

@@ -8,7 +8,7 @@ use wgrad_ir::{
 
 use crate::{
     KernelError,
-    bindings::{Bindings, storage_type, value_type},
+    bindings::{Bindings, value_type},
     index::{Axis, check_elements, locate},
     library::{Library, Part},
 };
@@ -20,6 +20,8 @@ pub(crate) struct Emitter<'k> {
     pub(crate) exprs: &'k [ExprNode],
     pub(crate) bindings: Bindings,
     pub(crate) library: Library,
+    /// Arguments of 16-bit floats that are stored one at a time.
+    pub(crate) shared: Vec<u32>,
 }
 
 /// The coordinates that expressions are evaluated at.
@@ -30,7 +32,13 @@ pub(crate) struct At<'a> {
 
 impl<'k> Emitter<'k> {
     pub(crate) fn new(what: &'static str, exprs: &'k [ExprNode]) -> Self {
-        Emitter { what, exprs, bindings: Bindings::default(), library: Library::default() }
+        Emitter {
+            what,
+            exprs,
+            bindings: Bindings::default(),
+            library: Library::default(),
+            shared: Vec::new(),
+        }
     }
 
     /// Which expressions the wanted ones depend on.
@@ -86,15 +94,13 @@ impl<'k> Emitter<'k> {
         let ty = value_type(self.what, node.dtype)?;
         match &node.expr {
             Expr::Load { arg, map, fill } => {
-                let element = storage_type(self.what, node.dtype)?;
-                let buffer = self.bindings.arg(*arg, element, false)?;
                 let fill = self.literal(*fill)?;
-                self.place(out, i, ty, map, &fill, at, |address, _| {
-                    (String::new(), from_storage(node.dtype, &format!("{buffer}[{address}]")))
+                self.place(out, i, ty, map, &fill, at, |emitter, address, _| {
+                    Ok((String::new(), emitter.load(*arg, node.dtype, address)?))
                 })
             }
             Expr::Index { map } => {
-                self.place(out, i, ty, map, "0i", at, |address, _| (String::new(), address.to_owned()))
+                self.place(out, i, ty, map, "0i", at, |_, address, _| Ok((String::new(), address.to_owned())))
             }
             Expr::Random { stream, kind, map, key } => {
                 self.library.need(Part::Philox);
@@ -108,16 +114,15 @@ impl<'k> Emitter<'k> {
                     RandomKind::Bits => (false, "0u"),
                     RandomKind::Uniform => (true, "0.0f"),
                 };
-                self.place(out, i, ty, map, zero, at, |address, _| {
+                self.place(out, i, ty, map, zero, at, |_, address, _| {
                     let word = word(address);
-                    (String::new(), if kind { format!("w_uniform({word})") } else { word })
+                    Ok((String::new(), if kind { format!("w_uniform({word})") } else { word }))
                 })
             }
             Expr::Gather { table, ids, ids_dtype, rows, row_len, map } => {
                 check_elements("a gathered table", rows.saturating_mul(*row_len))?;
-                let element = storage_type(self.what, node.dtype)?;
-                let table = self.bindings.arg(*table, element, false)?;
-                let ids = self.bindings.arg(*ids, storage_type(self.what, *ids_dtype)?, false)?;
+                self.singles(*table, node.dtype, false)?;
+                let ids = self.singles(*ids, *ids_dtype, false)?;
                 let status = self.bindings.status()?;
                 let fill = self.literal(Literal::zero(node.dtype))?;
                 let (dtype, last) = (node.dtype, rows.saturating_sub(1));
@@ -129,13 +134,13 @@ impl<'k> Emitter<'k> {
                     DType::I32 => format!("clamp(v{i}_id, 0i, {last}i)"),
                     _ => format!("i32(min(v{i}_id, {last}u))"),
                 };
-                self.place(out, i, ty, map, &fill, at, |address, name| {
+                self.place(out, i, ty, map, &fill, at, |emitter, address, name| {
                     let mut s = String::new();
                     let _ = writeln!(s, "let {name}_at = u32({address});");
                     let _ = writeln!(s, "let {name}_id = {ids}[{name}_at / {row_len}u];");
                     let _ = writeln!(s, "if ({out_of_range}) {{ atomicOr(&{status}, 1u); }}");
                     let row = format!("{clamped} * {row_len}i + i32({name}_at % {row_len}u)");
-                    (s, from_storage(dtype, &format!("{table}[{row}]")))
+                    Ok((s, emitter.load(*table, dtype, &row)?))
                 })
             }
             other => {
@@ -156,11 +161,11 @@ impl<'k> Emitter<'k> {
         map: &IndexMap,
         fill: &str,
         at: &At<'_>,
-        access: impl FnOnce(&str, &str) -> (String, String),
+        access: impl FnOnce(&mut Self, &str, &str) -> Result<(String, String), KernelError>,
     ) -> Result<(), KernelError> {
         let name = format!("v{i}");
         let found = locate(map, at.axes, at.names, &name)?;
-        let (before, value) = access(&found.address, &name);
+        let (before, value) = access(self, &found.address, &name)?;
         if found.open == 0 {
             let _ = write!(out, "{}{before}", found.statements);
             let _ = writeln!(out, "let {name} = {value};");
@@ -179,7 +184,12 @@ impl<'k> Emitter<'k> {
             Expr::Const(value) => self.literal(*value)?,
             Expr::Scalar(index) => {
                 let words = self.bindings.scalars()?;
-                from_word(self.what, dtype, &format!("{words}[{index}u]"))?
+                let word = format!("{words}[{index}u]");
+                if dtype.is_half() {
+                    self.from_half(dtype, &word)
+                } else {
+                    from_word(self.what, dtype, &word)?
+                }
             }
             Expr::Unary(op, a) => self.unary(*op, &format!("v{}", a.0)),
             Expr::Binary(op, a, b) => self.binary(*op, dtype, &format!("v{}", a.0), &format!("v{}", b.0)),
@@ -256,6 +266,15 @@ impl<'k> Emitter<'k> {
     fn cast(&mut self, from: DType, to: DType, a: &str) -> String {
         match (from, to) {
             _ if from == to => a.to_owned(),
+            (_, DType::F16 | DType::BF16) => self.rounded(to, a),
+            (DType::F16 | DType::BF16, DType::F32) => a.to_owned(),
+            (DType::F32, DType::U8) => {
+                self.library.need(Part::Convert);
+                format!("min(w_to_u32({a}), 255u)")
+            }
+            (DType::I32 | DType::U32, DType::U8) => format!("u32({a}) & 255u"),
+            (DType::Bool, DType::U8) => format!("select(0u, 1u, {a})"),
+            (DType::U8, DType::Bool) => format!("{a} != 0u"),
             (DType::F32, DType::I32) => {
                 self.library.need(Part::Convert);
                 format!("w_to_i32({a})")
@@ -280,19 +299,19 @@ impl<'k> Emitter<'k> {
         Ok(match value.dtype() {
             DType::F64 => return Err(KernelError::F64 { what: self.what }),
             DType::Bool => (value.bits() != 0).to_string(),
-            DType::U32 => format!("{}u", value.bits() as u32),
+            DType::U32 | DType::U8 => format!("{}u", value.bits() as u32),
             DType::I32 => match value.bits() as u32 as i32 {
                 i32::MIN => "(-2147483647i - 1i)".into(),
                 v => integer_literal(v),
             },
-            DType::F32 => {
-                let v = f32::from_bits(value.bits() as u32);
+            DType::F32 | DType::F16 | DType::BF16 => {
+                let v = value.as_f64() as f32;
                 if v.is_finite() {
                     // Rust prints the shortest digits that read back as the same number.
                     if v.is_sign_negative() { format!("({v:?}f)") } else { format!("{v:?}f") }
                 } else {
                     self.library.need(Part::Special);
-                    format!("w_special({:#x}u)", value.bits())
+                    format!("w_special({:#x}u)", v.to_bits())
                 }
             }
         })
@@ -321,22 +340,12 @@ fn compare(op: CompareOp, dtype: DType, a: u32, b: u32) -> String {
     }
 }
 
-/// The value that a stored element stands for.
-pub(crate) fn from_storage(dtype: DType, element: &str) -> String {
-    if dtype == DType::Bool { format!("({element} != 0u)") } else { element.to_owned() }
-}
-
-/// The stored form of a value.
-pub(crate) fn to_storage(dtype: DType, value: &str) -> String {
-    if dtype == DType::Bool { format!("u32({value})") } else { value.to_owned() }
-}
-
 fn from_word(what: &'static str, dtype: DType, word: &str) -> Result<String, KernelError> {
     Ok(match dtype {
         DType::F64 => return Err(KernelError::F64 { what }),
-        DType::F32 => format!("bitcast<f32>({word})"),
+        DType::F32 | DType::F16 | DType::BF16 => format!("bitcast<f32>({word})"),
         DType::I32 => format!("bitcast<i32>({word})"),
-        DType::U32 => word.to_owned(),
+        DType::U32 | DType::U8 => word.to_owned(),
         DType::Bool => format!("{word} != 0u"),
     })
 }

@@ -25,6 +25,7 @@ mod matmul;
 mod reduce;
 mod row;
 mod scatter;
+mod storage;
 mod unroll;
 mod wide;
 

@@ -14,11 +14,12 @@ pub(crate) enum Part {
     Pow,
     Rem,
     Convert,
+    Half,
     Philox,
 }
 
 /// Every part, those that others need first.
-const ALL: [(Part, &str, &[Part]); 10] = [
+const ALL: [(Part, &str, &[Part]); 11] = [
     (Part::Special, include_str!("math/special.wgsl"), &[]),
     (Part::Exp, include_str!("math/exp.wgsl"), &[]),
     (Part::Log, include_str!("math/log.wgsl"), &[Part::Special]),
@@ -28,6 +29,7 @@ const ALL: [(Part, &str, &[Part]); 10] = [
     (Part::Pow, include_str!("math/pow.wgsl"), &[Part::Special, Part::Exp, Part::Log]),
     (Part::Rem, include_str!("math/rem.wgsl"), &[Part::Special]),
     (Part::Convert, include_str!("math/convert.wgsl"), &[]),
+    (Part::Half, include_str!("math/half.wgsl"), &[]),
     (Part::Philox, include_str!("math/philox.wgsl"), &[]),
 ];
 

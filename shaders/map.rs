@@ -6,8 +6,8 @@ use wgrad_ir::{DeviceCaps, Expr, ExprId, MapKernel};
 
 use crate::{
     Dispatch, KernelError,
-    bindings::{storage_type, value_type},
-    expr::{At, Emitter, from_storage, outer_views, to_storage},
+    bindings::value_type,
+    expr::{At, Emitter, outer_views},
     grid::Grid,
     index::{Axis, address, check_elements, collapse, stride, write_coordinates},
     wide::{is_wide, wide_loads},
@@ -38,6 +38,12 @@ pub(crate) fn generate(kernel: &MapKernel, caps: &DeviceCaps) -> Result<Vec<Disp
         && kernel.stores.iter().any(|s| is_wide(&s.view, &axes));
     let given = if wide { wide_loads(&kernel.exprs, &live, &axes) } else { Vec::new() };
 
+    // A buffer that several stores share (the parts of a Concat) has one type.
+    let all_wide =
+        |arg: u32| wide && kernel.stores.iter().filter(|s| s.arg == arg).all(|s| is_wide(&s.view, &axes));
+    let dtype_of = |value: ExprId| kernel.exprs[value.index()].dtype;
+    emitter.share_words(kernel.stores.iter().map(|s| (s.arg, dtype_of(s.value), all_wide(s.arg))));
+
     let lanes = if wide { 4 } else { 1 };
     let invocations = elements / lanes;
     let workgroup_size = 64u32.min(caps.max_workgroup_invocations.max(1));
@@ -47,15 +53,14 @@ pub(crate) fn generate(kernel: &MapKernel, caps: &DeviceCaps) -> Result<Vec<Disp
     let _ = writeln!(main, "let i = {} * {workgroup_size}u + local;", grid.number);
     let _ = writeln!(main, "if (i >= {invocations}u) {{ return; }}");
     let functions = if wide {
-        write_wide(&mut main, kernel, &mut emitter, &axes, &names, &given)?
+        write_wide(&mut main, kernel, &mut emitter, &axes, &names, &given, &all_wide)?
     } else {
         write_coordinates(&mut main, "i", &axes, &names);
         main += &emitter.emit(&wanted, &[], &At { axes: &axes, names: &names })?;
         for store in &kernel.stores {
-            let dtype = kernel.exprs[store.value.index()].dtype;
-            let buffer = emitter.bindings.arg(store.arg, storage_type(WHAT, dtype)?, true)?;
             let at = address(&store.view, &axes, &names);
-            let _ = writeln!(main, "{buffer}[{at}] = {};", to_storage(dtype, &format!("v{}", store.value.0)));
+            let value = format!("v{}", store.value.0);
+            let _ = writeln!(main, "{}", emitter.store(store.arg, dtype_of(store.value), &at, &value)?);
         }
         String::new()
     };
@@ -86,6 +91,7 @@ fn write_wide(
     axes: &[Axis],
     names: &[String],
     given: &[usize],
+    all_wide: &dyn Fn(u32) -> bool,
 ) -> Result<String, KernelError> {
     // Coordinates of the first lane: the innermost axis counts in fours.
     let mut quarter = axes.to_vec();
@@ -100,8 +106,7 @@ fn write_wide(
     for &i in given {
         let node = &kernel.exprs[i];
         let Expr::Load { arg, map, .. } = &node.expr else { continue };
-        let buffer =
-            emitter.bindings.arg(*arg, &format!("vec4<{}>", storage_type(WHAT, node.dtype)?), false)?;
+        let buffer = emitter.fours(*arg, node.dtype, false)?;
         let _ = writeln!(main, "let w{i} = {buffer}[({}) / 4i];", address(map.outer(), axes, names));
         params.push(format!("v{i}: {}", value_type(WHAT, node.dtype)?));
     }
@@ -124,31 +129,23 @@ fn write_wide(
         let mut arguments: Vec<String> = names.to_vec();
         arguments[inner] = format!("{} + {lane}i", names[inner]);
         for &i in given {
-            arguments.push(from_storage(kernel.exprs[i].dtype, &format!("w{i}[{lane}]")));
+            let values = emitter.unpacked(kernel.exprs[i].dtype, &format!("w{i}"));
+            arguments.push(values[lane].clone());
         }
         let _ = writeln!(main, "let r{lane} = values({});", arguments.join(", "));
     }
     for (n, store) in kernel.stores.iter().enumerate() {
         let dtype = kernel.exprs[store.value.index()].dtype;
-        let element = storage_type(WHAT, dtype)?;
         let at = address(&store.view, axes, names);
-        let lane = |l: usize| to_storage(dtype, &format!("r{l}.s{n}"));
-        // A buffer that several stores share (the parts of a Concat) has one type.
-        let all_wide = kernel.stores.iter().filter(|s| s.arg == store.arg).all(|s| is_wide(&s.view, axes));
-        if all_wide {
-            let buffer = emitter.bindings.arg(store.arg, &format!("vec4<{element}>"), true)?;
-            let lanes: Vec<String> = (0..4).map(lane).collect();
-            let _ = writeln!(main, "{buffer}[({at}) / 4i] = vec4<{element}>({});", lanes.join(", "));
+        let lanes = [0, 1, 2, 3].map(|l| format!("r{l}.s{n}"));
+        if all_wide(store.arg) {
+            let buffer = emitter.fours(store.arg, dtype, true)?;
+            let _ = writeln!(main, "{buffer}[({at}) / 4i] = {};", emitter.packed(dtype, &lanes)?);
         } else {
-            let buffer = emitter.bindings.arg(store.arg, element, true)?;
             let step = axes.last().map_or(0, |a| stride(&store.view, a));
-            for l in 0..4 {
-                let _ = writeln!(
-                    main,
-                    "{buffer}[{at} + {}] = {};",
-                    crate::index::integer(step * l as i64),
-                    lane(l)
-                );
+            for (l, value) in lanes.iter().enumerate() {
+                let at = format!("{at} + {}", crate::index::integer(step * l as i64));
+                let _ = writeln!(main, "{}", emitter.store(store.arg, dtype, &at, value)?);
             }
         }
     }

@@ -277,7 +277,7 @@ fn column_values(
     body += "var found: array<Values, LANES>;\n";
     let wanted: Vec<usize> = kernel.outs.iter().map(|o| o.value.index()).collect();
     let list: Vec<String> = wanted.iter().map(|v| format!("v{v}")).collect();
-    let lanes = Lanes { what: WHAT, axes: &axes, names: &names, first: "first", loads: &loads };
+    let lanes = Lanes { axes: &axes, names: &names, first: "first", loads: &loads };
     lanes.write(
         &mut body,
         emitter,

@@ -6,8 +6,7 @@ use wgrad_ir::{Expr, ExprId, ExprNode, View};
 
 use crate::{
     KernelError,
-    bindings::storage_type,
-    expr::{At, Emitter, from_storage},
+    expr::{At, Emitter},
     index::{Axis, address, mask, stride},
 };
 
@@ -37,7 +36,6 @@ pub(crate) fn wide_loads(exprs: &[ExprNode], live: &[bool], axes: &[Axis]) -> Ve
 
 /// Writes statements for four neighbours along the innermost axis: wide loads once, the rest in a block for each.
 pub(crate) struct Lanes<'a> {
-    pub(crate) what: &'static str,
     pub(crate) axes: &'a [Axis],
     /// The coordinates' names; in the block of a lane the last is that lane's.
     pub(crate) names: &'a [String],
@@ -75,8 +73,7 @@ impl Lanes<'_> {
         for &i in self.loads.iter().filter(|&&i| needed[i]) {
             let node = &exprs[i];
             let Expr::Load { arg, map, .. } = &node.expr else { continue };
-            let element = format!("vec4<{}>", storage_type(self.what, node.dtype)?);
-            let buffer = emitter.bindings.arg(*arg, &element, false)?;
+            let buffer = emitter.fours(*arg, node.dtype, false)?;
             let _ = writeln!(out, "let w{i} = {buffer}[({}) / 4i];", address(map.outer(), self.axes, &first));
             given.push(i);
         }
@@ -86,8 +83,8 @@ impl Lanes<'_> {
                 let _ = writeln!(out, "let {name} = {} + {lane}i;", self.first);
             }
             for &i in &given[before..] {
-                let value = from_storage(exprs[i].dtype, &format!("w{i}[{lane}]"));
-                let _ = writeln!(out, "let v{i} = {value};");
+                let values = emitter.unpacked(exprs[i].dtype, &format!("w{i}"));
+                let _ = writeln!(out, "let v{i} = {};", values[lane]);
             }
             *out += &emitter.emit(&wanted, &given, &At { axes: self.axes, names: self.names })?;
             each(out, lane);

@@ -198,7 +198,11 @@ fn upload(values: &[f64], shape: &[usize], dtype: DType, device: &DeviceHandle) 
     match dtype {
         DType::F64 => Tensor::from_slice(values, shape, device),
         DType::F32 => Tensor::from_vec(values.iter().map(|&x| x as f32).collect(), shape, device),
+        DType::F16 | DType::BF16 => {
+            Tensor::from_vec(values.iter().map(|&x| x as f32).collect(), shape, device).cast(dtype)
+        }
         DType::I32 => Tensor::from_vec(values.iter().map(|&x| x.round() as i32).collect(), shape, device),
+        DType::U8 => Tensor::from_vec(values.iter().map(|&x| x.abs() as u8).collect(), shape, device),
         DType::U32 => Tensor::from_vec(values.iter().map(|&x| x.abs() as u32).collect(), shape, device),
         DType::Bool => Tensor::from_vec(values.iter().map(|&x| x > 0.0).collect(), shape, device),
     }

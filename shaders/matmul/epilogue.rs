@@ -7,8 +7,8 @@ use wgrad_ir::{DType, Expr, ExprId, MatMulKernel};
 use super::WHAT;
 use crate::{
     KernelError,
-    bindings::{storage_type, value_type},
-    expr::{At, Emitter, outer_views, to_storage},
+    bindings::value_type,
+    expr::{At, Emitter, outer_views},
     index::{Axis, address, collapse, write_coordinates},
     wide::{Lanes, is_wide, wide_loads},
 };
@@ -51,12 +51,13 @@ fn dtype(kernel: &MatMulKernel, value: ExprId) -> DType {
 pub(super) fn single(kernel: &MatMulKernel, emitter: &mut Emitter<'_>) -> Result<String, KernelError> {
     let live = emitter.live(&wanted(kernel))?;
     let Place { axes, names, start } = place(kernel, &live);
+    emitter.share_words(kernel.stores.iter().map(|s| (s.arg, dtype(kernel, s.value), false)));
     let mut body = start + &emitter.emit(&wanted(kernel), &[], &At { axes: &axes, names: &names })?;
     for store in &kernel.stores {
         let dtype = dtype(kernel, store.value);
-        let buffer = emitter.bindings.arg(store.arg, storage_type(WHAT, dtype)?, true)?;
         let at = address(&store.view, &axes, &names);
-        let _ = writeln!(body, "{buffer}[{at}] = {};", to_storage(dtype, &format!("v{}", store.value.0)));
+        let value = format!("v{}", store.value.0);
+        let _ = writeln!(body, "{}", emitter.store(store.arg, dtype, &at, &value)?);
     }
     Ok(format!("fn store_c(batch: u32, row: i32, col: i32, product: f32) {{\n{body}}}\n"))
 }
@@ -83,23 +84,23 @@ pub(super) fn quad(kernel: &MatMulKernel, emitter: &mut Emitter<'_>) -> Result<S
     let mut loads = wide_loads(&kernel.exprs, &live, &axes);
     let operands = [kernel.a.arg, kernel.b.arg];
     loads.retain(|&i| !matches!(&kernel.exprs[i].expr, Expr::Load { arg, .. } if operands.contains(arg)));
-    let lanes = Lanes { what: WHAT, axes: &axes, names: &names, first: "first", loads: &loads };
+    let lanes = Lanes { axes: &axes, names: &names, first: "first", loads: &loads };
     let first = lanes.first_names();
+    // A buffer that several stores share has one type.
+    let all_wide = |arg: u32| kernel.stores.iter().filter(|s| s.arg == arg).all(|s| is_wide(&s.view, &axes));
+    emitter.share_words(kernel.stores.iter().map(|s| (s.arg, dtype(kernel, s.value), all_wide(s.arg))));
     let (mut before, mut after, mut each) = (String::new(), String::new(), Vec::new());
     for (n, store) in kernel.stores.iter().enumerate() {
         let dtype = dtype(kernel, store.value);
-        let element = storage_type(WHAT, dtype)?;
-        let value = to_storage(dtype, &format!("v{}", store.value.0));
-        // A buffer that several stores share has one type.
-        let all_wide = kernel.stores.iter().filter(|s| s.arg == store.arg).all(|s| is_wide(&s.view, &axes));
-        if all_wide {
-            let buffer = emitter.bindings.arg(store.arg, &format!("vec4<{element}>"), true)?;
-            let _ = writeln!(before, "var r{n}: vec4<{element}>;");
+        let value = format!("v{}", store.value.0);
+        if all_wide(store.arg) {
+            let buffer = emitter.fours(store.arg, dtype, true)?;
+            let _ = writeln!(before, "var r{n}: vec4<{}>;", value_type(WHAT, dtype)?);
             each.push((Some(n), value));
-            let _ = writeln!(after, "{buffer}[({}) / 4i] = r{n};", address(&store.view, &axes, &first));
+            let results = emitter.packed_vector(dtype, &format!("r{n}"))?;
+            let _ = writeln!(after, "{buffer}[({}) / 4i] = {results};", address(&store.view, &axes, &first));
         } else {
-            let buffer = emitter.bindings.arg(store.arg, element, true)?;
-            each.push((None, format!("{buffer}[{}] = {value};", address(&store.view, &axes, &names))));
+            each.push((None, emitter.store(store.arg, dtype, &address(&store.view, &axes, &names), &value)?));
         }
     }
     let mut body = start + &before;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use wgrad_ir::{Expr, MatMulKernel, View};
+use wgrad_ir::{DType, Expr, MatMulKernel, Operand, View};
 
 use crate::{
     KernelError,
@@ -16,11 +16,10 @@ pub(super) fn single(kernel: &MatMulKernel, emitter: &mut Emitter<'_>) -> Result
         // Without a contraction nothing is loaded, and the operands have no memory to bind.
         ("0.0f".to_owned(), "0.0f".to_owned())
     } else {
-        let a = emitter.bindings.arg(kernel.a.arg, "f32", false)?;
-        let b = emitter.bindings.arg(kernel.b.arg, "f32", false)?;
+        let [a, b] = kernel.operands;
         (
-            format!("{a}[base + {}]", within(&kernel.a.view, "row", "k")),
-            format!("{b}[base + {}]", within(&kernel.b.view, "k", "col")),
+            emitter.load(kernel.a.arg, a, &format!("(base + {})", within(&kernel.a.view, "row", "k")))?,
+            emitter.load(kernel.b.arg, b, &format!("(base + {})", within(&kernel.b.view, "k", "col")))?,
         )
     };
     Ok(format!(
@@ -65,21 +64,25 @@ pub(super) fn quads(
                  fn load_b(base: i32, k: i32, col: i32) -> array<vec4<f32>, 4> { return array<vec4<f32>, 4>(); }\n";
         return Ok(Quads { text, a_along_k });
     }
-    let ty = |wide: bool| if wide { "vec4<f32>" } else { "f32" };
-    let a_name = emitter.bindings.arg(kernel.a.arg, ty(a_wide), false)?;
-    let b_name = emitter.bindings.arg(kernel.b.arg, ty(b_wide), false)?;
+    let mut open = |name: &str, operand: &Operand, dtype: DType, wide: bool| {
+        let (hook, from) = access(emitter, name, operand.arg, dtype, wide)?;
+        text += &hook;
+        Ok::<_, KernelError>(from)
+    };
+    let a_from = open("a", &kernel.a, kernel.operands[0], a_wide)?;
+    let b_from = open("b", &kernel.b, kernel.operands[1], b_wide)?;
 
     text += "fn load_a(base: i32, row0: i32, k: i32, p: i32, lane: i32) -> vec4<f32> {\n";
     // Past the edge some other row is read; past the end of k, where k is no multiple of 4, both are zero.
     if a_along_k {
         let _ = writeln!(text, "let row = min(row0 + 8i * p + lane, {}i);", m - 1);
         if a_wide {
-            let _ = writeln!(text, "return {a_name}[(base + {}) / 4i];", within(a, "row", "k"));
+            let _ = writeln!(text, "return {};", a_from(&format!("(base + {}) / 4i", within(a, "row", "k"))));
         } else {
             let items: Vec<String> = (0..4)
                 .map(|u| {
                     let at = format!("min(k + {u}i, {}i)", k - 1);
-                    let element = format!("{a_name}[base + {}]", within(a, "row", &at));
+                    let element = a_from(&format!("base + {}", within(a, "row", &at)));
                     if k % 4 == 0 { element } else { format!("select(0.0f, {element}, k + {u}i < {k}i)") }
                 })
                 .collect();
@@ -96,7 +99,7 @@ pub(super) fn quads(
         );
         if a_wide {
             let _ = writeln!(text, "let start = min(row, {}i);", m - 4);
-            let value = format!("{a_name}[(base + {}) / 4i]", within(a, "start", "step"));
+            let value = a_from(&format!("(base + {}) / 4i", within(a, "start", "step")));
             let _ = writeln!(
                 text,
                 "return {};",
@@ -105,7 +108,7 @@ pub(super) fn quads(
         } else {
             let items: Vec<String> = (0..4)
                 .map(|i| {
-                    format!("{a_name}[base + {}]", within(a, &format!("min(row + {i}i, {}i)", m - 1), "step"))
+                    a_from(&format!("base + {}", within(a, &format!("min(row + {i}i, {}i)", m - 1), "step")))
                 })
                 .collect();
             let value = format!("vec4<f32>({})", items.join(", "));
@@ -123,7 +126,7 @@ pub(super) fn quads(
         let steps: Vec<String> = (0..4)
             .map(|u| {
                 let at = if k % 4 == 0 { format!("(k + {u}i)") } else { format!("min(k + {u}i, {last})") };
-                let value = format!("{b_name}[(base + {}) / 4i]", within(b, &at, "start"));
+                let value = b_from(&format!("(base + {}) / 4i", within(b, &at, "start")));
                 masked(&value, k, &format!("k + {u}i"))
             })
             .collect();
@@ -131,7 +134,11 @@ pub(super) fn quads(
     } else if b_wide {
         for j in 0..4 {
             let column = format!("min(col + {j}i, {}i)", n - 1);
-            let _ = writeln!(text, "let x{j} = {b_name}[(base + {}) / 4i];", within(b, "k", &column));
+            let _ = writeln!(
+                text,
+                "let x{j} = {};",
+                b_from(&format!("(base + {}) / 4i", within(b, "k", &column)))
+            );
         }
         let steps: Vec<String> =
             (0..4).map(|u| format!("vec4<f32>(x0[{u}], x1[{u}], x2[{u}], x3[{u}])")).collect();
@@ -139,7 +146,7 @@ pub(super) fn quads(
     } else {
         let element = |u: usize, j: usize| {
             let (step, column) = (format!("min(k + {u}i, {last})"), format!("min(col + {j}i, {}i)", n - 1));
-            format!("{b_name}[base + {}]", within(b, &step, &column))
+            b_from(&format!("base + {}", within(b, &step, &column)))
         };
         let step = |u: usize| {
             let items: Vec<String> = (0..4).map(|j| element(u, j)).collect();
@@ -153,6 +160,29 @@ pub(super) fn quads(
     }
     text += "}\n";
     Ok(Quads { text, a_along_k })
+}
+
+/// How an operand's elements, or fours of them, are named by their index; and the hook that 16-bit ones need.
+fn access(
+    emitter: &mut Emitter<'_>,
+    name: &str,
+    arg: u32,
+    dtype: DType,
+    wide: bool,
+) -> Result<(String, impl Fn(&str) -> String + use<>), KernelError> {
+    let buffer = if wide { emitter.fours(arg, dtype, false)? } else { emitter.singles(arg, dtype, false)? };
+    let (name, half) = (format!("from_{name}"), dtype.is_half());
+    let hook = match (half, wide) {
+        (false, _) => String::new(),
+        (true, false) => {
+            format!("fn {name}(at: i32) -> f32 {{ return {}; }}\n", emitter.load(arg, dtype, "at")?)
+        }
+        (true, true) => format!(
+            "fn {name}(at: i32) -> vec4<f32> {{ let four = {buffer}[at]; return vec4<f32>({}); }}\n",
+            emitter.unpacked(dtype, "four").join(", ")
+        ),
+    };
+    Ok((hook, move |at: &str| if half { format!("{name}({at})") } else { format!("{buffer}[{at}]") }))
 }
 
 /// `value`, or zeros past the end of a contraction whose length is no multiple of 4.

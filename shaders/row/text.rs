@@ -7,8 +7,8 @@ use wgrad_ir::{DType, Expr, ExprId, ReduceOp, RowKernel, View};
 use super::{WHAT, is_per_row, phases::Phases, phases::Sum};
 use crate::{
     KernelError,
-    bindings::{storage_type, value_type},
-    expr::{At, Emitter, to_storage},
+    bindings::value_type,
+    expr::{At, Emitter},
     index::{Axis, address, write_coordinates},
     library::Part,
     wide::{Lanes, is_wide},
@@ -41,6 +41,10 @@ impl Writer<'_, '_> {
     /// The statements of `main`.
     pub(super) fn body(&mut self, group_number: &str) -> Result<String, KernelError> {
         let (team, size, rows) = (self.team, self.size, self.rows);
+        let stores = self.kernel.stores.iter();
+        let stores = stores.map(|s| (s.arg, self.kernel.exprs[s.value.index()].dtype, self.all_wide(s.arg)));
+        let stores: Vec<_> = stores.collect();
+        self.emitter.share_words(stores.into_iter());
         let mut out = String::new();
         let _ = writeln!(out, "let wanted = {group_number} * {}u + local / {team}u;", size / team);
         if team == 1 {
@@ -152,15 +156,11 @@ impl Writer<'_, '_> {
         let stored = if self.team == 1 { "" } else { "wanted == row && " };
         let (mut single, mut along) = (String::new(), Vec::new());
         for (n, store) in self.kernel.stores.iter().enumerate() {
+            let dtype = self.kernel.exprs[store.value.index()].dtype;
             if is_per_row(store, self.kernel) {
-                let dtype = self.kernel.exprs[store.value.index()].dtype;
-                let buffer = self.emitter.bindings.arg(store.arg, storage_type(WHAT, dtype)?, true)?;
                 let at = address(&self.store_views[n], &self.axes[..self.split], &names[..self.split]);
-                let _ = writeln!(
-                    single,
-                    "{buffer}[{at}] = {};",
-                    to_storage(dtype, &format!("v{}", store.value.0))
-                );
+                let value = format!("v{}", store.value.0);
+                let _ = writeln!(single, "{}", self.emitter.store(store.arg, dtype, &at, &value)?);
             } else {
                 along.push(n);
             }
@@ -180,26 +180,16 @@ impl Writer<'_, '_> {
         for &n in &along {
             let store = &self.kernel.stores[n];
             let dtype = self.kernel.exprs[store.value.index()].dtype;
-            let element = storage_type(WHAT, dtype)?;
-            let value = to_storage(dtype, &format!("v{}", store.value.0));
+            let value = format!("v{}", store.value.0);
             let at = address(&self.store_views[n], self.axes, &names);
-            // A buffer that several stores share has one type.
-            let all_wide = self.wide
-                && self
-                    .kernel
-                    .stores
-                    .iter()
-                    .zip(self.store_views)
-                    .filter(|(s, _)| s.arg == store.arg)
-                    .all(|(s, view)| !is_per_row(s, self.kernel) && is_wide(view, self.axes));
-            if all_wide {
-                let buffer = self.emitter.bindings.arg(store.arg, &format!("vec4<{element}>"), true)?;
-                let _ = writeln!(before, "var r{n}: vec4<{element}>;");
+            if self.all_wide(store.arg) {
+                let buffer = self.emitter.fours(store.arg, dtype, true)?;
+                let _ = writeln!(before, "var r{n}: vec4<{}>;", value_type(WHAT, dtype)?);
                 lanes.push((Some(n), value));
-                let _ = writeln!(after, "{buffer}[({at}) / 4i] = r{n};");
+                let results = self.emitter.packed_vector(dtype, &format!("r{n}"))?;
+                let _ = writeln!(after, "{buffer}[({at}) / 4i] = {results};");
             } else {
-                let buffer = self.emitter.bindings.arg(store.arg, element, true)?;
-                lanes.push((None, format!("{buffer}[{at}] = {value};")));
+                lanes.push((None, self.emitter.store(store.arg, dtype, &at, &value)?));
             }
         }
         self.walk_around(out, &wanted, given, &before, &after, |out, lane| {
@@ -214,6 +204,12 @@ impl Writer<'_, '_> {
             out.push_str("}\n");
         }
         Ok(())
+    }
+
+    /// Whether a buffer's stores are all of four neighbours: a buffer that several stores share has one type.
+    fn all_wide(&self, arg: u32) -> bool {
+        let mut stores = self.kernel.stores.iter().zip(self.store_views).filter(|(s, _)| s.arg == arg);
+        self.wide && stores.all(|(s, view)| !is_per_row(s, self.kernel) && is_wide(view, self.axes))
     }
 
     fn walk(
@@ -259,7 +255,7 @@ impl Writer<'_, '_> {
         write_coordinates(out, "step", &quarter, &first[self.split..]);
         let _ = writeln!(out, "let first = {} * 4i;", first[last]);
         *out += before;
-        let lanes = Lanes { what: WHAT, axes: self.axes, names: &names, first: "first", loads: &self.loads };
+        let lanes = Lanes { axes: self.axes, names: &names, first: "first", loads: &self.loads };
         let wanted: Vec<usize> = wanted.iter().map(|id| id.index()).collect();
         lanes.write(out, self.emitter, [&wanted, given], |_| String::new(), each)?;
         let _ = writeln!(out, "let {} = first;", names[last]);

@@ -45,6 +45,7 @@ fn desktop() -> DeviceCaps {
     DeviceCaps {
         f64: false,
         bool_bytes: 4,
+        half_operands: true,
         max_buffer_bytes: 2 << 30,
         max_binding_bytes: 2 << 30,
         max_bindings: 32,

@@ -30,7 +30,7 @@ pub fn realized<'g>(
 ) -> Layout<'g> {
     let mut f = Fuser {
         graph,
-        layout: Layout::new(graph, options.in_place),
+        layout: Layout::new(graph, options.in_place, caps.half_operands),
         info: Vec::with_capacity(graph.nodes().len()),
         uses: uses(graph),
         max_leaves: caps.max_bindings.saturating_sub(4).clamp(3, 12),
@@ -111,7 +111,7 @@ impl Fuser<'_> {
                 Op::Dot | Op::Conv(_) | Op::Cumulate { .. } => {
                     self.layout.realized[id.index()] = true;
                     for &operand in &node.inputs {
-                        let (base, _) = self.layout.operand(operand);
+                        let (base, _) = self.layout.product_operand(operand);
                         self.layout.realized[base.index()] = true;
                     }
                 }

@@ -24,18 +24,21 @@ pub struct Layout<'g> {
     pub realized: Vec<bool>,
     /// Realized nodes that are ranges of other nodes' buffers.
     pub parts: Vec<Option<Part>>,
+    /// Whether products convert 16-bit operands as they load them.
+    pub half_operands: bool,
     /// Realized nodes that are written through a view into another's buffer, and read by nobody else.
     pub scattered: Vec<Option<(NodeId, View)>>,
 }
 
 impl<'g> Layout<'g> {
     /// Nothing is realized but inputs and, unless `in_place` is off, their aligned contiguous slices.
-    pub fn new(graph: &'g Graph, in_place: bool) -> Self {
+    pub fn new(graph: &'g Graph, in_place: bool, half_operands: bool) -> Self {
         let count = graph.nodes().len();
         let mut layout = Layout {
             graph,
             realized: vec![false; count],
             parts: vec![None; count],
+            half_operands,
             scattered: vec![None; count],
         };
         for id in graph.ids() {
@@ -72,17 +75,25 @@ impl<'g> Layout<'g> {
 
     /// The first node below movements, and where `id`'s elements lie in it.
     pub fn movement_base(&self, id: NodeId) -> (NodeId, IndexMap) {
-        let mut path: SmallVec<[NodeId; 8]> = SmallVec::new();
+        let (base, path) = self.movements(id);
+        let map = IndexMap::contiguous(self.graph.node(base).shape.clone());
+        (base, self.moved(map, &path))
+    }
+
+    /// The first node below movements, and those movements, the last one first.
+    fn movements(&self, id: NodeId) -> (NodeId, SmallVec<[NodeId; 8]>) {
+        let mut path = SmallVec::new();
         let mut base = id;
         while self.graph.node(base).op.is_movement() && self.parts[base.index()].is_none() {
             path.push(base);
             base = self.graph.node(base).inputs[0];
         }
-        let mut map = IndexMap::contiguous(self.graph.node(base).shape.clone());
-        for step in path.iter().rev() {
-            map = map.apply(&self.graph.node(*step).op);
-        }
-        (base, map)
+        (base, path)
+    }
+
+    /// A map after movements, the last one first.
+    fn moved(&self, map: IndexMap, path: &[NodeId]) -> IndexMap {
+        path.iter().rev().fold(map, |map, step| map.apply(&self.graph.node(*step).op))
     }
 
     /// The node that a contraction or attention reads `id` from, and the strided view it reads it through.
@@ -94,6 +105,23 @@ impl<'g> Layout<'g> {
         // A reshape that strides cannot express: read from a copy made just before it, where strides suffice.
         let base = self.contiguous_base(id);
         (base, IndexMap::contiguous(self.graph.node(id).shape.clone()))
+    }
+
+    /// As [`Layout::operand`], for a product: where the device can, from the 16-bit floats that `id` is a conversion of.
+    pub fn product_operand(&self, id: NodeId) -> (NodeId, IndexMap) {
+        let (cast, path) = self.movements(id);
+        let node = self.graph.node(cast);
+        if self.half_operands
+            && matches!(node.op, Op::Cast(DType::F32))
+            && self.graph.node(node.inputs[0]).dtype.is_half()
+        {
+            let (base, map) = self.movement_base(node.inputs[0]);
+            let map = self.moved(map, &path);
+            if map.single().is_some() && !map.is_masked() {
+                return (base, map);
+            }
+        }
+        self.operand(id)
     }
 
     /// Whether two different nodes share elements of one buffer.
@@ -141,7 +169,7 @@ impl<'g> Layout<'g> {
         for id in graph.ids() {
             let node = graph.node(id);
             let Op::Concat { axis } = node.op else { continue };
-            if !self.realized[id.index()] || node.dtype == DType::Bool {
+            if !self.realized[id.index()] || matches!(node.dtype, DType::Bool | DType::U8) {
                 continue;
             }
             let mut at = 0;
@@ -204,5 +232,6 @@ fn range(view: &View) -> Option<usize> {
 }
 
 fn aligned(dtype: DType, offset: usize) -> bool {
-    dtype != DType::Bool && (offset * dtype.host_bytes()).is_multiple_of(Arg::ALIGNMENT as usize)
+    !matches!(dtype, DType::Bool | DType::U8)
+        && (offset * dtype.host_bytes()).is_multiple_of(Arg::ALIGNMENT as usize)
 }

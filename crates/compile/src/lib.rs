@@ -5,6 +5,7 @@
 //! 0. [`inline`](mod@inline): functions without a kernel become their bodies;
 //!    [`loops`](mod@loops): loops without what is not needed or does not change, on aligned slices;
 //!    [`phases`](mod@phases): convolutions of operands without holes;
+//!    [`widen`](mod@widen): 16-bit floats and bytes are computed with in 32 bits;
 //! 1. [`simplify`](mod@simplify): fold constants, collapse movements, merge equal nodes, drop dead ones;
 //!    [`remat`](mod@remat): compute activations again;
 //!    [`schedule`](mod@schedule): run early what shrinks memory;
@@ -45,6 +46,7 @@ pub mod remat;
 pub mod schedule;
 pub mod simplify;
 pub mod split;
+pub mod widen;
 
 /// Which passes run. All do by default; tests turn them off one by one, and the results must agree.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -171,7 +173,9 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
     debug_verify(&inlined)?;
     let prepared = loops::prepare(&inlined, caps)?;
     debug_verify(&prepared)?;
-    let simple = simplify::simplify(&prepared, options.simplify)?;
+    let widened = widen::widen(&prepared)?;
+    debug_verify(&widened)?;
+    let simple = simplify::simplify(&widened, options.simplify)?;
     let simple = if options.rematerialize {
         remat::rematerialize(&simple, &made(&simple, caps, options))?
     } else {

@@ -380,7 +380,7 @@ impl<'a> Preparation<'a> {
 
 /// What elements of a dtype are within stacks, of which every device takes slices alike.
 fn travelling(dtype: DType) -> DType {
-    if dtype == DType::Bool { DType::U32 } else { dtype }
+    if matches!(dtype, DType::Bool | DType::U8) { DType::U32 } else { dtype }
 }
 
 /// The body with its constants, which are counted from `from` on, counted from `to` on.

@@ -227,7 +227,11 @@ pub fn lower(layout: &Layout<'_>, loops: &LoopPrograms) -> Result<Vec<NodeKernel
 
 /// Reads `id` through strides.
 fn operand(layout: &Layout<'_>, id: NodeId) -> Result<(NodeId, View), IrError> {
-    let (base, map) = layout.operand(id);
+    strided(id, layout.operand(id))
+}
+
+/// The one view of an operand.
+fn strided(id: NodeId, (base, map): (NodeId, IndexMap)) -> Result<(NodeId, View), IrError> {
     map.single().cloned().map(|view| (base, view)).ok_or_else(|| IrError::Inconsistent {
         what: "program",
         message: format!("operand %{} has no strides", id.0),
@@ -245,7 +249,9 @@ fn place(args: &mut Vec<NodeArg>, node: NodeId) -> u32 {
 
 fn matmul(layout: &Layout<'_>, id: NodeId) -> Result<NodeKernel, IrError> {
     let node = layout.graph.node(id);
-    let ((a_base, a), (b_base, b)) = (operand(layout, node.inputs[0])?, operand(layout, node.inputs[1])?);
+    let read = |id: NodeId| strided(id, layout.product_operand(id));
+    let ((a_base, a), (b_base, b)) = (read(node.inputs[0])?, read(node.inputs[1])?);
+    let dtype_of = |id: NodeId| layout.graph.node(id).dtype;
     let rank = node.shape.rank();
     let (target, view) = layout.target(id);
     let mut args = vec![NodeArg::Node(target)];
@@ -256,6 +262,7 @@ fn matmul(layout: &Layout<'_>, id: NodeId) -> Result<NodeKernel, IrError> {
         n: node.shape[rank - 1],
         k: a.shape[rank - 1],
         dtype: node.dtype,
+        operands: [dtype_of(a_base), dtype_of(b_base)],
         a: Operand { arg: place(&mut args, a_base), view: a },
         b: Operand { arg: place(&mut args, b_base), view: b },
         exprs: vec![ExprNode { expr: Expr::Product, dtype: node.dtype }],

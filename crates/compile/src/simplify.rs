@@ -130,6 +130,13 @@ impl Simplifier {
         match op {
             Op::StopGradient => return Ok(Some(x)),
             Op::Cast(to) if self.node(x).dtype == *to => return Ok(Some(x)),
+            // To a wider dtype and back.
+            Op::Cast(to) if matches!(self.node(x).op, Op::Cast(_)) && to.is_narrow() => {
+                let (there, from) = (self.node(x).dtype, self.node(x).inputs[0]);
+                let exact =
+                    there == to.wide() || *to == DType::U8 && there != DType::Bool && !there.is_half();
+                return Ok((self.node(from).dtype == *to && exact).then_some(from));
+            }
             Op::Concat { .. } if inputs.len() == 1 => return Ok(Some(x)),
             // Nothing comes before the first element.
             Op::Cumulate { axis, .. } if self.node(x).shape[*axis] == 1 => return Ok(inputs.last().copied()),

@@ -10,6 +10,7 @@ use wgrad_ir::{DeviceCaps, Kernel, Op};
 fn gpu_like() -> DeviceCaps {
     DeviceCaps {
         bool_bytes: 4,
+        half_operands: true,
         max_bindings: 8,
         max_workgroup_invocations: 256,
         f64: false,

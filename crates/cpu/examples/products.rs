@@ -79,6 +79,7 @@ fn matmul((batch, m, n, k, ta, tb): Extents, after: After) -> (Kernel, [Shape; 3
             n,
             k,
             dtype: DType::F32,
+            operands: [DType::F32; 2],
             a,
             b,
             exprs,

@@ -71,6 +71,8 @@ float!(f64);
 int!(i32);
 int!(u32);
 int!(u8);
+// Only moved; `verify` lets no sums of 16-bit floats through.
+int!(u16);
 
 /// Nanoseconds on one core, roughly.
 pub(crate) fn cost(kernel: &CumulateKernel) -> f64 {

@@ -17,6 +17,7 @@ mod device;
 mod exec;
 mod fold;
 mod frame;
+mod halves;
 mod lanes;
 mod load;
 mod long_row;

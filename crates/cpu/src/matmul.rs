@@ -124,8 +124,8 @@ impl MatMulPlan {
         match self.dtype {
             DType::F32 => self.typed::<f32>(args, 0.0, 1.0),
             DType::F64 => self.typed::<f64>(args, 0.0, 1.0),
-            // `Op::Dot` takes floats only.
-            DType::I32 | DType::U32 | DType::Bool => {}
+            // `Op::Dot` takes floats only, and halves are widened before.
+            DType::F16 | DType::BF16 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => {}
         }
     }
 

@@ -4,11 +4,12 @@ use bytemuck::Pod;
 use wgrad_ir::{BinaryOp, CompareOp, DType, UnaryOp};
 
 use crate::{
+    halves,
     lanes::{Src, map, map_fun, zip},
     math,
 };
 
-/// An element as registers hold it: `bool` is a byte, 0 or 1.
+/// An element as registers hold it: `bool` is a byte, 0 or 1; 16-bit floats are their bits, which are moved and converted alone.
 pub(crate) trait Element: Pod + PartialEq + PartialOrd + Send + Sync {
     /// From the bits of a `Literal`.
     fn from_bits64(bits: u64) -> Self;
@@ -32,6 +33,10 @@ macro_rules! by_dtype {
                 type $T = f32;
                 $body
             }
+            wgrad_ir::DType::F16 | wgrad_ir::DType::BF16 => {
+                type $T = u16;
+                $body
+            }
             wgrad_ir::DType::I32 => {
                 type $T = i32;
                 $body
@@ -40,7 +45,7 @@ macro_rules! by_dtype {
                 type $T = u32;
                 $body
             }
-            wgrad_ir::DType::Bool => {
+            wgrad_ir::DType::U8 | wgrad_ir::DType::Bool => {
                 type $T = u8;
                 $body
             }
@@ -337,7 +342,7 @@ int_element!(
 
 impl Element for u8 {
     fn from_bits64(bits: u64) -> Self {
-        u8::from(bits != 0)
+        bits as u8
     }
     fn to_bits64(self) -> u64 {
         self.into()
@@ -371,6 +376,18 @@ impl Element for u8 {
             _ => {}
         }
     }
+}
+
+/// 16-bit floats are not computed with: `verify` lets nothing through.
+impl Element for u16 {
+    fn from_bits64(bits: u64) -> Self {
+        bits as u16
+    }
+    fn to_bits64(self) -> u64 {
+        self.into()
+    }
+    fn unary(_: UnaryOp, _: &[u16], _: &mut [u16]) {}
+    fn binary(_: BinaryOp, _: Src<'_, u16>, _: Src<'_, u16>, _: &mut [u16]) {}
 }
 
 /// `out[i] = a[i] ? b[i]` as 0 or 1.
@@ -450,12 +467,20 @@ macro_rules! cast_from {
                     #[inline(always)]
                     |x| x as u32,
                 ),
+                DType::U8 => map(
+                    x,
+                    out.typed::<u8>(),
+                    #[inline(always)]
+                    |x| x as u8,
+                ),
                 DType::Bool => map(
                     x,
                     out.typed::<u8>(),
                     #[inline(always)]
                     |x| u8::from(x != $zero),
                 ),
+                // `verify` lets only `f32` through.
+                DType::F16 | DType::BF16 => {}
             }
         }
     };
@@ -465,7 +490,7 @@ cast_from!(cast_f64, f64, 0.0);
 cast_from!(cast_f32, f32, 0.0);
 cast_from!(cast_i32, i32, 0);
 cast_from!(cast_u32, u32, 0);
-cast_from!(cast_bool, u8, 0);
+cast_from!(cast_u8, u8, 0);
 
 /// Bytes that receive elements of a dtype known at run time.
 pub(crate) struct CastOut<'a>(pub(crate) &'a mut [u8]);
@@ -480,9 +505,14 @@ impl CastOut<'_> {
 pub(crate) fn cast(from: DType, x: &[u8], to: DType, out: &mut CastOut<'_>) {
     match from {
         DType::F64 => cast_f64(bytemuck::cast_slice(x), to, out),
+        DType::F32 if to.is_half() => halves::narrow(to, bytemuck::cast_slice(x), out.typed()),
         DType::F32 => cast_f32(bytemuck::cast_slice(x), to, out),
+        DType::F16 | DType::BF16 if to == DType::F32 => {
+            halves::widen(from, bytemuck::cast_slice(x), out.typed())
+        }
+        DType::F16 | DType::BF16 => out.0.copy_from_slice(x),
         DType::I32 => cast_i32(bytemuck::cast_slice(x), to, out),
         DType::U32 => cast_u32(bytemuck::cast_slice(x), to, out),
-        DType::Bool => cast_bool(x, to, out),
+        DType::U8 | DType::Bool => cast_u8(x, to, out),
     }
 }

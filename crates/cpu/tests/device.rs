@@ -44,6 +44,7 @@ fn matmul(batch: Shape, (m, n, k): (usize, usize, usize), a: View, b: View) -> M
         n,
         k,
         dtype: DType::F32,
+        operands: [DType::F32; 2],
         a: Operand { arg: 1, view: a },
         b: Operand { arg: 2, view: b },
         exprs: vec![node(Expr::Product, DType::F32)],

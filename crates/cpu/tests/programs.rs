@@ -74,7 +74,7 @@ proptest! {
         let space: Shape = outer.iter().chain(inner.iter()).copied().collect();
         let mut draw = Draw(seed);
         let e = expressions(&mut draw, &space, 1);
-        let value = (0..e.nodes.len()).rev().find(|&i| e.nodes[i].dtype != DType::Bool).unwrap();
+        let value = (0..e.nodes.len()).rev().find(|&i| e.nodes[i].dtype != DType::Bool && !e.nodes[i].dtype.is_narrow()).unwrap();
         let kernel = Kernel::Reduce(ReduceKernel {
             outer: outer.clone(), inner, exprs: e.nodes.clone(),
             outs: vec![Reduction { op: ReduceOp::ALL[op], value: ExprId(value as u32), arg: 0 }],
@@ -117,7 +117,7 @@ proptest! {
         let out: Shape = batch.iter().copied().chain([m, n]).collect();
         let kernel = Kernel::MatMul(MatMulKernel {
             column_sums: None,
-            batch: batch.clone().into(), m, n, k, dtype,
+            batch: batch.clone().into(), m, n, k, dtype, operands: [dtype; 2],
             a: Operand { arg: 1, view: a },
             b: Operand { arg: 2, view: b },
             exprs: vec![ExprNode { expr: Expr::Product, dtype }],

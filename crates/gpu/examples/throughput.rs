@@ -213,6 +213,7 @@ fn matmul([m, n, k]: [usize; 3], turned: [bool; 2], epilogue: bool) -> Program {
         n,
         k,
         dtype: DType::F32,
+        operands: [DType::F32; 2],
         a: operand(0, m, k, turned[0]),
         b: operand(1, k, n, turned[1]),
         exprs,

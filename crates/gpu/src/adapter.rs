@@ -29,6 +29,7 @@ pub(crate) fn caps(adapter: &Adapter) -> DeviceCaps {
     DeviceCaps {
         f64: false,
         bool_bytes: 4,
+        half_operands: true,
         max_buffer_bytes: limits.max_buffer_size,
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         // Two bindings stay free for the scalars and the status word.

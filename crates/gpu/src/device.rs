@@ -156,7 +156,6 @@ impl GpuDevice {
         self.shared.tuner.set(candidates.to_vec(), file);
     }
 
-    /// Bytes as kernels see them: `bool` takes a word.
     fn too_large(&self, bytes: u64) -> Option<DeviceError> {
         (bytes > self.shared.caps.max_buffer_bytes).then(|| DeviceError::TooLarge {
             device: self.shared.info.id.clone(),
@@ -201,16 +200,27 @@ impl Device for GpuDevice {
             );
         }
         let words: Vec<u8>;
-        let stored = if dtype == DType::Bool {
-            words = bytes.iter().flat_map(|&b| u32::from(b != 0).to_ne_bytes()).collect();
-            &words
-        } else {
-            bytes
+        // Bytes as kernels see them: `bool` and `u8` take a word, and an odd 16-bit float at the end its own.
+        let stored = match dtype {
+            DType::Bool => {
+                words = bytes.iter().flat_map(|&b| u32::from(b != 0).to_ne_bytes()).collect();
+                &words
+            }
+            DType::U8 => {
+                words = bytes.iter().flat_map(|&b| u32::from(b).to_ne_bytes()).collect();
+                &words
+            }
+            _ if !bytes.len().is_multiple_of(4) => {
+                words = bytes.iter().copied().chain([0; 2]).collect();
+                &words
+            }
+            _ => bytes,
         };
         if let Some(error) = self.too_large(stored.len() as u64) {
             return Err(error);
         }
-        let buffer = shared.allocate(stored.len() as u64, || "an uploaded tensor".to_owned())?;
+        let size = (bytes.len() / dtype.host_bytes() * shared.caps.storage_bytes(dtype)) as u64;
+        let buffer = shared.allocate(size, || "an uploaded tensor".to_owned())?;
         let memory = shared.memory(&buffer)?;
         if let Some(target) = memory.buffer()
             && !stored.is_empty()
@@ -231,7 +241,6 @@ impl Device for GpuDevice {
     ) -> Result<Readback, DeviceError> {
         let shared = &self.shared;
         let memory = shared.memory(buffer)?;
-        // Every dtype takes whole words here.
         let size = shared.caps.storage_bytes(dtype) as u64;
         let (start, end) = (elements.start as u64 * size, elements.end as u64 * size);
         if start > end || end > buffer.bytes() {
@@ -241,8 +250,10 @@ impl Device for GpuDevice {
             );
             return Err(shared.misuse(message));
         }
-        let wanted = end - start;
-        let bytes = wanted.next_multiple_of(4);
+        // Whole words are copied; the first 16-bit float that is wanted may be the second of one.
+        let skipped = start % 4;
+        let (start, wanted) = (start - skipped, end - start);
+        let bytes = (skipped + wanted).next_multiple_of(4);
         let staging = shared.pool.take(Use::Readback, bytes + 4, || "a staging buffer".to_owned())?;
         let submission = if let (Some(from), Some(to), Some(status)) =
             (memory.buffer(), staging.buffer(), shared.status.buffer())
@@ -262,7 +273,14 @@ impl Device for GpuDevice {
         };
         shared.submissions.fetch_add(1, Ordering::Relaxed);
         shared.faults.check("a read back")?;
-        Ok(Readback::pending(GpuRead::start(shared.clone(), staging, submission, bytes, wanted, dtype)))
+        Ok(Readback::pending(GpuRead::start(
+            shared.clone(),
+            staging,
+            submission,
+            bytes,
+            skipped..skipped + wanted,
+            dtype,
+        )))
     }
 
     fn prepare(&self, program: Arc<Program>) -> Result<Arc<dyn Executable>, DeviceError> {

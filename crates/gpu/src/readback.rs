@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    ops::Range,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
@@ -27,8 +28,8 @@ pub(crate) struct GpuRead {
     submission: SubmissionIndex,
     /// Bytes of the elements in the staging buffer; the status word follows.
     bytes: u64,
-    /// Bytes that the tensor really has.
-    wanted: u64,
+    /// Which of these bytes the tensor really has.
+    wanted: Range<u64>,
     dtype: DType,
 }
 
@@ -39,7 +40,7 @@ impl GpuRead {
         staging: Memory,
         submission: SubmissionIndex,
         bytes: u64,
-        wanted: u64,
+        wanted: Range<u64>,
         dtype: DType,
     ) -> Self {
         let mapping: Arc<Mutex<Mapping>> = Arc::default();
@@ -85,8 +86,13 @@ impl GpuRead {
             Err(DeviceError::IndexOutOfRange { device: self.shared.info.id.clone() })
         } else if self.dtype == DType::Bool {
             Ok(elements.chunks_exact(4).map(|word| u8::from(word.iter().any(|&b| b != 0))).collect())
+        } else if self.dtype == DType::U8 {
+            Ok(elements
+                .chunks_exact(4)
+                .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]) as u8)
+                .collect())
         } else {
-            Ok(elements[..self.wanted as usize].to_vec())
+            Ok(elements[self.wanted.start as usize..self.wanted.end as usize].to_vec())
         };
         drop(view);
         buffer.unmap();

@@ -184,7 +184,19 @@ fn product(
     let space: Shape = batch.iter().copied().chain([m, n]).collect();
     let stores = vec![Store { arg: 0, value: ExprId(0), view: View::contiguous(space) }];
     let exprs = vec![node(Expr::Product, DType::F32)];
-    let kernel = MatMulKernel { batch, m, n, k, dtype: DType::F32, a, b, exprs, stores, column_sums: None };
+    let kernel = MatMulKernel {
+        batch,
+        m,
+        n,
+        k,
+        dtype: DType::F32,
+        operands: [DType::F32; 2],
+        a,
+        b,
+        exprs,
+        stores,
+        column_sums: None,
+    };
     let args = vec![
         Arg::Out(DType::F32, results),
         Arg::In(DType::F32, noise(a_len, 1)),

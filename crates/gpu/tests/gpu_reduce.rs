@@ -60,6 +60,7 @@ fn a_product_gives_the_column_sums_of_its_second_operand() {
             n,
             k,
             dtype: DType::F32,
+            operands: [DType::F32; 2],
             a: Operand { arg: 0, view: plain([2, m, k]) },
             b: Operand { arg: 1, view: plain([2, k, n]) },
             exprs: vec![node(Expr::Product, DType::F32)],

@@ -7,8 +7,10 @@ use crate::DType;
 pub struct DeviceCaps {
     /// Whether `f64` is computed.
     pub f64: bool,
-    /// Bytes that one stored `bool` takes (1 on the CPU; a 32-bit word on a GPU).
+    /// Bytes that one stored `bool` or `u8` takes (1 on the CPU; a 32-bit word on a GPU). 16-bit floats take two everywhere.
     pub bool_bytes: usize,
+    /// Whether matrix products convert 16-bit operands as they load them; else they are converted before.
+    pub half_operands: bool,
     /// Largest buffer in bytes.
     pub max_buffer_bytes: u64,
     /// Largest range of a buffer that one kernel can bind, in bytes.
@@ -33,6 +35,7 @@ impl DeviceCaps {
         DeviceCaps {
             f64: true,
             bool_bytes: 1,
+            half_operands: false,
             max_buffer_bytes: u64::MAX,
             max_binding_bytes: u64::MAX,
             max_bindings: usize::MAX,
@@ -47,7 +50,7 @@ impl DeviceCaps {
     /// Bytes of one element in a device buffer.
     pub fn storage_bytes(&self, dtype: DType) -> usize {
         match dtype {
-            DType::Bool => self.bool_bytes,
+            DType::Bool | DType::U8 => self.bool_bytes,
             other => other.host_bytes(),
         }
     }

@@ -191,8 +191,10 @@ pub struct MatMulKernel {
     pub n: usize,
     /// Length of the contraction; a product of length 0 is 0.
     pub k: usize,
-    /// Element type of operands and product.
+    /// Element type of the product and its terms.
     pub dtype: DType,
+    /// Element types of `a` and `b` in memory: `dtype`, or a 16-bit float that is converted to it when it is loaded.
+    pub operands: [DType; 2],
     /// `[batch.., m, k]`.
     pub a: Operand,
     /// `[batch.., k, n]`.

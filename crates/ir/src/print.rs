@@ -177,7 +177,14 @@ impl fmt::Display for Kernel {
             }
             Kernel::MatMul(k) => {
                 let MatMulKernel { batch, m, n, k: length, dtype, a, b, .. } = k;
-                writeln!(f, "matmul {dtype} batch {batch} m={m} n={n} k={length} a={a} b={b}")?;
+                write!(f, "matmul {dtype} batch {batch} m={m} n={n} k={length}")?;
+                for (name, operand, kept) in [("a", a, k.operands[0]), ("b", b, k.operands[1])] {
+                    write!(f, " {name}={operand}")?;
+                    if kept != *dtype {
+                        write!(f, " ({kept})")?;
+                    }
+                }
+                f.write_char('\n')?;
                 write_exprs(f, &k.exprs)?;
                 write_stores(f, &k.stores)?;
                 k.column_sums.map_or(Ok(()), |arg| writeln!(f, "    store a{arg} = column sums of b"))

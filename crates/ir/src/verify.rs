@@ -207,6 +207,9 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
                 let Some(value) = k.exprs.get(out.value.index()) else {
                     return Err("reduces a missing value".into());
                 };
+                if value.dtype.is_narrow() {
+                    return Err(format!("reduces {} values", value.dtype));
+                }
                 fits(&IndexMap::contiguous(k.outer.clone()), value.dtype, bytes(out.arg))?;
                 if kernel.reads(out.arg) {
                     return Err(format!("reads a{}, which it writes", out.arg));
@@ -216,8 +219,11 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
         }
         Kernel::MatMul(k) => {
             let shape = |x: usize, y: usize| -> Shape { k.batch.iter().copied().chain([x, y]).collect() };
-            verify_operand(&k.a, &shape(k.m, k.k), k.dtype, bytes)?;
-            verify_operand(&k.b, &shape(k.k, k.n), k.dtype, bytes)?;
+            if k.operands.iter().any(|&d| d != k.dtype && !(d.is_half() && k.dtype == DType::F32)) {
+                return Err(format!("multiplies {:?} in {}", k.operands, k.dtype));
+            }
+            verify_operand(&k.a, &shape(k.m, k.k), k.operands[0], bytes)?;
+            verify_operand(&k.b, &shape(k.k, k.n), k.operands[1], bytes)?;
             let space = k.space();
             if let Some(sums) = k.column_sums {
                 let columns: Shape = k.batch.iter().copied().chain([k.n]).collect();
@@ -244,7 +250,8 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
             let Some(space) = k.spec.result(&k.x.view.shape, &k.w.view.shape) else {
                 return Err(format!("the filters {} do not fit {}", k.w, k.x));
             };
-            if k.spec.axes.iter().any(|a| a.spread != 1 || a.before < 0 || a.after < 0) {
+            if k.dtype.is_narrow() || k.spec.axes.iter().any(|a| a.spread != 1 || a.before < 0 || a.after < 0)
+            {
                 return Err(format!("convolves with{}, which kernels do not", k.spec));
             }
             verify_operand(&k.x, &k.x.view.shape, k.dtype, bytes)?;
@@ -264,6 +271,9 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
             Ok(())
         }
         Kernel::ScatterAdd(k) => {
+            if k.dtype.is_narrow() || k.ids_dtype.is_narrow() {
+                return Err(format!("sums {} rows by {} ids", k.dtype, k.ids_dtype));
+            }
             fits(&IndexMap::contiguous([k.rows, k.row_len].into()), k.dtype, bytes(0))?;
             fits(&IndexMap::contiguous([k.count].into()), k.ids_dtype, bytes(1))?;
             fits(&IndexMap::contiguous([k.count, k.row_len].into()), k.dtype, bytes(2))?;
@@ -273,6 +283,9 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
             let space: Shape = k.lines.iter().copied().chain([k.len]).collect();
             for operand in [Some(&k.terms), k.factors.as_ref(), Some(&k.out)].into_iter().flatten() {
                 verify_operand(operand, &space, k.dtype, bytes)?;
+            }
+            if k.dtype.is_narrow() {
+                return Err(format!("accumulates {} values", k.dtype));
             }
             if kernel.reads(k.out.arg) || k.factors.is_some() != (k.op == CumulateOp::Linear) {
                 return Err(format!("{} reads a{}, or has the wrong operands", k.op.name(), k.out.arg));
@@ -362,7 +375,11 @@ fn verify_exprs(exprs: &[ExprNode], space: &Shape, bytes: Bytes<'_>) -> Result<(
         let dtype = |id: crate::ExprId| exprs[id.index()].dtype;
         let typed = match &node.expr {
             Expr::Const(value) => value.dtype() == node.dtype,
-            Expr::Scalar(_) | Expr::Cast(_) => true,
+            Expr::Scalar(_) => true,
+            Expr::Cast(a) => {
+                let half = |x: DType, y: DType| !x.is_half() || y == DType::F32 || y == x;
+                half(dtype(*a), node.dtype) && half(node.dtype, dtype(*a))
+            }
             Expr::Load { arg, map, fill } => {
                 check_map(map, space)?;
                 fits(map, node.dtype, bytes(*arg))?;
@@ -383,16 +400,23 @@ fn verify_exprs(exprs: &[ExprNode], space: &Shape, bytes: Bytes<'_>) -> Result<(
                 let last = extremes(&map.views()[0]).map(|(_, high)| high.max(0) as usize);
                 let count = last.map_or(0, |address| address / (*row_len).max(1) + 1);
                 fits(&IndexMap::contiguous([count].into()), *ids_dtype, bytes(*ids))?;
-                ids_dtype.is_int()
+                ids_dtype.is_int() && !ids_dtype.is_narrow()
             }
-            Expr::Unary(_, a) => dtype(*a) == node.dtype,
-            Expr::Binary(_, a, b) => dtype(*a) == node.dtype && dtype(*b) == node.dtype,
-            Expr::Compare(_, a, b) => dtype(*a) == dtype(*b) && node.dtype == DType::Bool,
+            // What is kept in a narrow dtype is moved, chosen and converted, but not computed with.
+            Expr::Unary(_, a) => dtype(*a) == node.dtype && !node.dtype.is_narrow(),
+            Expr::Binary(_, a, b) => {
+                dtype(*a) == node.dtype && dtype(*b) == node.dtype && !node.dtype.is_narrow()
+            }
+            Expr::Compare(_, a, b) => {
+                dtype(*a) == dtype(*b) && node.dtype == DType::Bool && !dtype(*a).is_narrow()
+            }
             Expr::Select(c, a, b) => {
                 dtype(*c) == DType::Bool && dtype(*a) == node.dtype && dtype(*b) == node.dtype
             }
-            Expr::Product => node.dtype.is_float(),
-            Expr::Row(_, a) => dtype(*a) == node.dtype && node.dtype != DType::Bool,
+            Expr::Product => node.dtype.is_float() && !node.dtype.is_narrow(),
+            Expr::Row(_, a) => {
+                dtype(*a) == node.dtype && node.dtype != DType::Bool && !node.dtype.is_narrow()
+            }
         };
         if !typed {
             return Err(format!("v{i} ({:?}) is ill-typed", node.expr));

@@ -154,6 +154,12 @@ impl Init {
         let device = &self.device;
         Param::new(match self.dtype {
             DType::F64 => Tensor::from_vec(values.collect::<Vec<f64>>(), &shape, device),
+            DType::F16 => {
+                Tensor::from_vec(values.map(half::f16::from_f64).collect::<Vec<_>>(), &shape, device)
+            }
+            DType::BF16 => {
+                Tensor::from_vec(values.map(half::bf16::from_f64).collect::<Vec<_>>(), &shape, device)
+            }
             DType::F32 => Tensor::from_vec(values.map(|v| v as f32).collect::<Vec<f32>>(), &shape, device),
             other => Tensor::from_vec(values.collect::<Vec<f64>>(), &shape, device).cast(other),
         })

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, View};
 use wgrad_ir::{DType, Shape};
 use wgrad_runtime::DeviceHandle;
@@ -36,7 +37,7 @@ pub fn save(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, &str)]
     write_atomically(path, &bytes)
 }
 
-/// Reads every tensor of a file onto a device. Floats of other widths (f16, bf16) become f32, i64 becomes i32.
+/// Reads every tensor of a file onto a device, in the dtype of the file; i64 becomes i32.
 ///
 /// The file is not trusted: sizes and offsets are checked before anything is read at them.
 ///
@@ -52,13 +53,8 @@ pub fn load(path: &Path, device: &DeviceHandle) -> Result<Vec<(String, Tensor)>,
         let tensor = match view.dtype() {
             Dtype::F64 => Tensor::from_vec(numbers(data, f64::from_le_bytes), shape, device),
             Dtype::F32 => Tensor::from_vec(numbers(data, f32::from_le_bytes), shape, device),
-            Dtype::F16 => {
-                Tensor::from_vec(numbers(data, |b| f16_to_f32(u16::from_le_bytes(b))), shape, device)
-            }
-            Dtype::BF16 => {
-                let widen = |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16);
-                Tensor::from_vec(numbers(data, widen), shape, device)
-            }
+            Dtype::F16 => Tensor::from_vec(numbers(data, f16::from_le_bytes), shape, device),
+            Dtype::BF16 => Tensor::from_vec(numbers(data, bf16::from_le_bytes), shape, device),
             Dtype::I32 => Tensor::from_vec(numbers(data, i32::from_le_bytes), shape, device),
             Dtype::U32 => Tensor::from_vec(numbers(data, u32::from_le_bytes), shape, device),
             Dtype::I64 => {
@@ -68,6 +64,7 @@ pub fn load(path: &Path, device: &DeviceHandle) -> Result<Vec<(String, Tensor)>,
                     values.map_err(|_| damaged(format!("`{name}` holds integers beyond 32 bits")))?;
                 Tensor::from_vec(values, shape, device)
             }
+            Dtype::U8 => Tensor::from_vec(data.to_vec(), shape, device),
             Dtype::BOOL => Tensor::from_vec(numbers(data, |[b]| b != 0), shape, device),
             other => {
                 return Err(damaged(format!("`{name}` has the dtype {other:?}, which is not supported")));
@@ -178,8 +175,11 @@ impl View for Entry {
 enum Read {
     F64(PendingValue<f64>),
     F32(PendingValue<f32>),
+    F16(PendingValue<f16>),
+    BF16(PendingValue<bf16>),
     I32(PendingValue<i32>),
     U32(PendingValue<u32>),
+    U8(PendingValue<u8>),
     Bool(PendingValue<bool>),
 }
 
@@ -188,8 +188,11 @@ impl Read {
         Ok(match tensor.dtype() {
             DType::F64 => Read::F64(tensor.read()?),
             DType::F32 => Read::F32(tensor.read()?),
+            DType::F16 => Read::F16(tensor.read()?),
+            DType::BF16 => Read::BF16(tensor.read()?),
             DType::I32 => Read::I32(tensor.read()?),
             DType::U32 => Read::U32(tensor.read()?),
+            DType::U8 => Read::U8(tensor.read()?),
             DType::Bool => Read::Bool(tensor.read()?),
         })
     }
@@ -199,8 +202,11 @@ impl Read {
         Ok(match self {
             Read::F64(read) => (Dtype::F64, bytes(&read.wait()?, |v| v.to_le_bytes())),
             Read::F32(read) => (Dtype::F32, bytes(&read.wait()?, |v| v.to_le_bytes())),
+            Read::F16(read) => (Dtype::F16, bytes(&read.wait()?, |v| v.to_le_bytes())),
+            Read::BF16(read) => (Dtype::BF16, bytes(&read.wait()?, |v| v.to_le_bytes())),
             Read::I32(read) => (Dtype::I32, bytes(&read.wait()?, |v| v.to_le_bytes())),
             Read::U32(read) => (Dtype::U32, bytes(&read.wait()?, |v| v.to_le_bytes())),
+            Read::U8(read) => (Dtype::U8, read.wait()?),
             Read::Bool(read) => (Dtype::BOOL, bytes(&read.wait()?, |v| [u8::from(*v)])),
         })
     }
@@ -213,37 +219,4 @@ fn bytes<T, const N: usize>(values: &[T], encode: impl Fn(&T) -> [u8; N]) -> Vec
 /// The elements of a tensor's bytes, whose number the format's header check has made a multiple of the element's size.
 fn numbers<T, const N: usize>(data: &[u8], decode: impl Fn([u8; N]) -> T) -> Vec<T> {
     data.as_chunks::<N>().0.iter().map(|chunk| decode(*chunk)).collect()
-}
-
-/// IEEE 754 binary16 to binary32, exact.
-fn f16_to_f32(half: u16) -> f32 {
-    let (sign, exponent, fraction) =
-        (u32::from(half >> 15) << 31, u32::from(half >> 10) & 31, u32::from(half) & 0x3ff);
-    match exponent {
-        // Subnormal: the fraction counts units of 2⁻²⁴.
-        0 => f32::from_bits((fraction as f32 / 16_777_216.0).to_bits() | sign),
-        31 => f32::from_bits(sign | 0x7f80_0000 | fraction << 13),
-        _ => f32::from_bits(sign | (exponent + 112) << 23 | fraction << 13),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::f16_to_f32;
-
-    #[test]
-    fn half_precision_widens_exactly() {
-        for (half, expected) in [
-            (0x3c00, 1.0),
-            (0xc000, -2.0),
-            (0x7bff, 65504.0),
-            (0x0400, 6.103_515_6e-5),
-            (0x0001, 5.960_464_5e-8),
-            (0x8000, -0.0),
-            (0x7c00, f32::INFINITY),
-        ] {
-            assert_eq!(f16_to_f32(half).to_bits(), f32::to_bits(expected), "{half:#x}");
-        }
-        assert!(f16_to_f32(0x7e00).is_nan());
-    }
 }

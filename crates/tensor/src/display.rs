@@ -53,8 +53,8 @@ impl Style {
     fn of(dtype: DType, shown: &[f64]) -> Self {
         match dtype {
             DType::Bool => Style::Bool,
-            DType::I32 | DType::U32 => Style::Integer,
-            DType::F32 | DType::F64 => {
+            DType::I32 | DType::U32 | DType::U8 => Style::Integer,
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => {
                 let finite = || shown.iter().copied().filter(|x| x.is_finite()).map(f64::abs);
                 let max = finite().fold(0.0, f64::max);
                 let min = finite().filter(|&x| x > 0.0).fold(f64::INFINITY, f64::min);

@@ -1,12 +1,13 @@
 //! Rust types that tensors hold.
 
+use half::{bf16, f16};
 use wgrad_ir::DType;
 
 mod sealed {
     pub trait Sealed {}
 }
 
-/// A Rust type of tensor elements: `f64`, `f32`, `i32`, `u32`, `bool`.
+/// A Rust type of tensor elements: `f64`, `f32`, [`f16`], [`bf16`], `i32`, `u32`, `u8`, `bool`.
 pub trait Element: Copy + Send + Sync + PartialEq + std::fmt::Debug + sealed::Sealed + 'static {
     /// The dtype that holds it.
     const DTYPE: DType;
@@ -49,8 +50,11 @@ macro_rules! element {
 element! {
     f64, F64, |_| None;
     f32, F32, |_| None;
+    f16, F16, |_| None;
+    bf16, BF16, |_| None;
     i32, I32, |x| Some(i64::from(x));
     u32, U32, |x| Some(i64::from(x));
+    u8, U8, |x| Some(i64::from(x));
 }
 
 impl sealed::Sealed for bool {}

@@ -149,8 +149,11 @@ impl Tensor {
         Ok(match self.dtype() {
             DType::F64 => widen::<f64>(&bytes),
             DType::F32 => widen::<f32>(&bytes),
+            DType::F16 => widen::<half::f16>(&bytes),
+            DType::BF16 => widen::<half::bf16>(&bytes),
             DType::I32 => widen::<i32>(&bytes),
             DType::U32 => widen::<u32>(&bytes),
+            DType::U8 => widen::<u8>(&bytes),
             DType::Bool => widen::<bool>(&bytes),
         })
     }

@@ -294,6 +294,7 @@ fn range_after(op: &Op, operands: &[&Tensor], dtype: DType) -> Option<(i64, i64)
         | Op::Gather => of(0),
         Op::Cast(to) => of(0).filter(|&(low, high)| match to {
             DType::I32 => i32::try_from(low).is_ok() && i32::try_from(high).is_ok(),
+            DType::U8 => u8::try_from(low).is_ok() && u8::try_from(high).is_ok(),
             _ => u32::try_from(low).is_ok() && u32::try_from(high).is_ok(),
         }),
         Op::Pad { fill, .. } => of(0).map(|r| union(r, (fill.as_f64() as i64, fill.as_f64() as i64))),

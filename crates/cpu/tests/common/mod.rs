@@ -28,14 +28,7 @@ pub(crate) fn decode(bytes: &[u8], dtype: DType) -> Buf {
         .map(|c| {
             let mut wide = [0; 8];
             wide[..c.len()].copy_from_slice(c);
-            let bits = u64::from_le_bytes(wide);
-            match dtype {
-                DType::F64 => Literal::from_f64(dtype, f64::from_bits(bits)),
-                DType::F32 => Literal::from_f64(dtype, f32::from_bits(bits as u32).into()),
-                DType::I32 => Literal::from_f64(dtype, (bits as u32 as i32).into()),
-                DType::U32 => Literal::u32(bits as u32),
-                DType::Bool => Literal::from_f64(dtype, bits as f64),
-            }
+            Literal::from_bits(dtype, u64::from_le_bytes(wide))
         })
         .collect()
 }
@@ -137,9 +130,9 @@ impl Draw {
     pub(crate) fn literal(&mut self, dtype: DType) -> Literal {
         let x = self.next(41) as f64 - 20.0;
         match dtype {
-            DType::F64 | DType::F32 => Literal::from_f64(dtype, x * 0.125),
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => Literal::from_f64(dtype, x * 0.125),
             DType::I32 => Literal::from_f64(dtype, x),
-            DType::U32 => Literal::from_f64(dtype, x + 20.0),
+            DType::U32 | DType::U8 => Literal::from_f64(dtype, x + 20.0),
             DType::Bool => Literal::from_f64(dtype, f64::from(x > 0.0)),
         }
     }
@@ -249,7 +242,10 @@ pub(crate) fn expressions(draw: &mut Draw, space: &Shape, first: u32) -> Express
         let dtype = e.nodes[a.index()].dtype;
         let b = pick(draw, &e, &|d| d == dtype);
         let c = pick(draw, &e, &|d| d == DType::Bool);
-        let (expr, dtype) = match (draw.next(6), dtype) {
+        let kind = draw.next(6);
+        let (expr, dtype) = match (kind, dtype) {
+            // What is kept in a narrow dtype is moved, chosen and converted.
+            (0..4, d) if d.is_narrow() => (Expr::Cast(a), d.wide()),
             (0, DType::Bool) => (Expr::Unary(UnaryOp::Not, a), dtype),
             (0, DType::U32) => (Expr::Cast(a), DType::F32),
             (0, _) => (Expr::Unary([UnaryOp::Neg, UnaryOp::Abs][draw.next(2)], a), dtype),
@@ -270,7 +266,11 @@ pub(crate) fn expressions(draw: &mut Draw, space: &Shape, first: u32) -> Express
             }
             (3, _) => (Expr::Compare(CompareOp::ALL[draw.next(6)], a, b), DType::Bool),
             (4, _) => (Expr::Select(c, a, b), dtype),
-            _ => (Expr::Cast(a), DType::ALL[draw.next(5)]),
+            _ => {
+                let to = DType::ALL[draw.next(DType::ALL.len())];
+                let halves = dtype.is_half() && to != dtype || to.is_half() && dtype != DType::F32;
+                (Expr::Cast(a), if halves && to != dtype { DType::F32 } else { to })
+            }
         };
         e.nodes.push(ExprNode { expr, dtype });
     }

@@ -2,7 +2,7 @@
 
 use super::graph::{Operand, evaluate};
 use super::{binary, node_values, unary};
-use crate::{BinaryOp, CumulateOp, Graph, Literal, Loop, LoopOutput, Node, Op, ReduceOp, UnaryOp};
+use crate::{BinaryOp, CumulateOp, DType, Graph, Literal, Loop, LoopOutput, Node, Op, ReduceOp, UnaryOp};
 
 /// What a rounding changes at most, relative to its result; twice that of `f32`, for operations that do not round to nearest.
 const ROUNDING: f64 = 1.0 / (1 << 23) as f64;
@@ -49,14 +49,28 @@ fn node_errors(
             Op::Input { index, .. } => input_errors[*index as usize].clone(),
             _ => propagate(node, &x, result),
         };
+        let moved = node.op.is_movement() || matches!(node.op, Op::Input { .. } | Op::Concat { .. });
+        let (rounding, least, largest) = kept(node.dtype);
         for (error, value) in found.iter_mut().zip(result) {
-            if node.dtype.is_float() && value.abs() + *error > f64::from(f32::MAX) || error.is_nan() {
+            if !moved && rounding > 0.0 {
+                *error += rounding * (value.abs() + *error) + least;
+            }
+            if node.dtype.is_float() && value.abs() + *error > largest || error.is_nan() {
                 *error = f64::INFINITY;
             }
         }
         errors.push(found);
     }
     (values, errors)
+}
+
+/// What keeping a value in a dtype of 16 bits changes, relative to it and at least, and the largest value that it keeps.
+fn kept(dtype: DType) -> (f64, f64, f64) {
+    match dtype {
+        DType::F16 => (1.0 / (1 << 11) as f64, f64::from(2f32.powi(-25)), 65504.0),
+        DType::BF16 => (1.0 / (1 << 8) as f64, 0.0, f64::from(f32::MAX)),
+        _ => (0.0, 0.0, f64::from(f32::MAX)),
+    }
 }
 
 /// A node, its exact elements and their errors.

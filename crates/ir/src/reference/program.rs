@@ -7,12 +7,12 @@ use crate::{
     Program, ReduceKernel, ReduceOp, RowKernel, ScatterAddKernel, Shape, Step, View,
 };
 
-/// What becomes of `f32` values.
+/// What becomes of the values of floats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rounding {
     /// They stay real numbers in `f64`, as in [`run_graph`](super::run_graph): what a compiler's result is compared with.
     None,
-    /// Every expression and every stored value is rounded to `f32`, as devices do. Sums and products within one kernel
+    /// Every expression and every stored value is rounded to its dtype, as devices do. Sums and products within one kernel
     /// accumulate in `f64` before.
     EachOperation,
 }
@@ -186,8 +186,8 @@ impl Run<'_> {
         for index in indices(&k.space()) {
             let (batch, at) = index.split_at(k.batch.rank());
             let term = |l: usize| {
-                let a = self.element(&k.a, k.dtype, &[batch, &[at[0], l]].concat());
-                let b = self.element(&k.b, k.dtype, &[batch, &[l, at[1]]].concat());
+                let a = self.element(&k.a, k.operands[0], &[batch, &[at[0], l]].concat());
+                let b = self.element(&k.b, k.operands[1], &[batch, &[l, at[1]]].concat());
                 a * b
             };
             let product = self.rounded(k.dtype, reduce(ReduceOp::Sum, k.dtype, (0..k.k).map(term)));
@@ -203,7 +203,8 @@ impl Run<'_> {
             let columns = k.batch.iter().copied().chain([k.n]).collect();
             for (address, index) in indices(&columns).into_iter().enumerate() {
                 let (batch, n) = index.split_at(k.batch.rank());
-                let terms = (0..k.k).map(|l| self.element(&k.b, k.dtype, &[batch, &[l, n[0]]].concat()));
+                let terms =
+                    (0..k.k).map(|l| self.element(&k.b, k.operands[1], &[batch, &[l, n[0]]].concat()));
                 let value = self.rounded(k.dtype, reduce(ReduceOp::Sum, k.dtype, terms));
                 writes.push(Write { arg, dtype: k.dtype, address, value });
             }

@@ -135,6 +135,31 @@ fn matched(g: &mut Graph, a: NodeId, b: NodeId) -> NodeId {
     g.push(Op::Expand(sa), &[b]).unwrap()
 }
 
+/// Work on 16-bit floats: elementwise, along rows, and as a product.
+fn in_halves(g: &mut Graph, x: NodeId, other: NodeId, r: [usize; 3]) -> Option<NodeId> {
+    let half = [DType::BF16, DType::F16][r[0] % 2];
+    let other = matched(g, x, other);
+    let x = g.push(Op::Cast(half), &[x]).ok()?;
+    let other = g.push(Op::Cast(half), &[other]).ok()?;
+    let rank = g.node(x).shape.rank();
+    let y = match r[1] % 4 {
+        0 if rank >= 2 => {
+            let mut perm: SmallVec<[usize; 6]> = (0..rank).collect();
+            perm.swap(rank - 1, rank - 2);
+            let t = g.push(Op::Permute(perm), &[other]).ok()?;
+            g.push(Op::Dot, &[x, t]).ok()?
+        }
+        1 if rank > 0 && g.node(x).shape.elements() > 0 => {
+            let axes = SmallVec::from_slice(&[r[2] % rank]);
+            let sum = g.push(Op::Reduce { op: ReduceOp::Sum, axes }, &[x]).ok()?;
+            g.push(Op::Unary(UnaryOp::Tanh), &[sum]).ok()?
+        }
+        2 if rank > 0 => g.push(Op::Concat { axis: r[2] % rank }, &[x, other, x]).ok()?,
+        _ => g.push(Op::Binary([BinaryOp::Add, BinaryOp::Mul][r[2] % 2]), &[x, other]).ok()?,
+    };
+    g.push(Op::Cast(DType::F32), &[y]).ok()
+}
+
 /// `x -> (x cos x, cos x)` as a function.
 fn swish(shape: &Shape) -> Function {
     let mut body = Graph::new();
@@ -205,6 +230,7 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
         240.. => return attention(g, x, r),
         230.. => return random_loop(g, x, r),
         212..=221 => return convolution(g, x, other, r),
+        200..=211 if float => return in_halves(g, x, other, r),
         222.. if float && rank > 0 => {
             let axis = r[0] % rank;
             return match r[1] % 3 {

@@ -61,14 +61,15 @@ pub fn compare(op: CompareOp, a: f64, b: f64) -> bool {
 }
 
 /// The conversion of `x` from one dtype to another: floats truncate and saturate, integers keep their bits, and `bool` is
-/// `x != 0`. A conversion to `f32` does not round.
+/// `x != 0`. A conversion to another float does not round.
 pub fn cast(from: DType, to: DType, x: f64) -> f64 {
     match to {
-        DType::F64 | DType::F32 => x,
+        DType::F64 | DType::F32 | DType::F16 | DType::BF16 => x,
         DType::Bool => f64::from(x != 0.0),
-        DType::I32 | DType::U32 if from.is_int() => wrap(to, x as i64),
+        DType::I32 | DType::U32 | DType::U8 if from.is_int() => wrap(to, x as i64),
         DType::I32 => f64::from(x as i32),
         DType::U32 => f64::from(x as u32),
+        DType::U8 => f64::from(x as u8),
     }
 }
 
@@ -92,9 +93,15 @@ pub fn random(kind: RandomKind, address: usize, stream: u32, key: [f64; 3]) -> f
     }
 }
 
-/// `x` as a device keeps it: rounded to the nearest `f32` where that is the dtype, the same otherwise.
+/// `x` as a device keeps it: rounded to the nearest float of the dtype where that is narrower than `f64`, the same otherwise.
 pub fn round(dtype: DType, x: f64) -> f64 {
-    if dtype == DType::F32 { f64::from(x as f32) } else { x }
+    match dtype {
+        DType::F32 => f64::from(x as f32),
+        // Computed in f32, then rounded.
+        DType::F16 => half::f16::from_f32(x as f32).to_f64(),
+        DType::BF16 => half::bf16::from_f32(x as f32).to_f64(),
+        DType::F64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => x,
+    }
 }
 
 /// The operations that integers have of their own. No result leaves `i64` but a product, whose low 32 bits stay right.
@@ -109,9 +116,13 @@ fn integer(op: BinaryOp, a: i64, b: i64) -> Option<i64> {
     }
 }
 
-/// The low 32 bits of an integer, as a value of `dtype`.
+/// The low bits of an integer, as a value of `dtype`.
 fn wrap(dtype: DType, value: i64) -> f64 {
-    if dtype == DType::I32 { f64::from(value as i32) } else { f64::from(value as u32) }
+    match dtype {
+        DType::I32 => f64::from(value as i32),
+        DType::U8 => f64::from(value as u8),
+        _ => f64::from(value as u32),
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +154,9 @@ mod tests {
         assert_eq!(cast(DType::F64, DType::I32, 3e9), 2_147_483_647.0);
         assert_eq!(cast(DType::I32, DType::U32, -1.0), 4_294_967_295.0);
         assert_eq!(cast(DType::U32, DType::I32, 4_294_967_295.0), -1.0);
+        assert_eq!(cast(DType::F32, DType::U8, 300.0), 255.0);
+        assert_eq!(cast(DType::I32, DType::U8, -1.0), 255.0);
+        assert_eq!(cast(DType::U8, DType::I32, 255.0), 255.0);
         assert_eq!(cast(DType::F32, DType::Bool, f64::NAN), 1.0);
         assert_eq!(cast(DType::F64, DType::F32, 0.1), 0.1);
     }

@@ -1,7 +1,8 @@
 //! Reductions along axes, and what is made of them. `dims` may count from the back (-1 is the last axis) and in any order; with
-//! `keepdim`, reduced axes stay with extent 1. An empty `dims` reduces nothing.
+//! `keepdim`, reduced axes stay with extent 1. An empty `dims` reduces nothing. Of 16-bit floats all of it is computed in `f32`, and
+//! the result is rounded once.
 
-use wgrad_ir::{Op, ReduceOp, Shape};
+use wgrad_ir::{DType, Op, ReduceOp, Shape};
 
 use crate::Tensor;
 
@@ -32,6 +33,11 @@ impl Tensor {
         }
     }
 
+    /// What `f` makes of the elements; of 16-bit floats it is computed in `f32`, and rounded once.
+    pub(crate) fn in_f32(&self, f: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
+        if self.dtype().is_half() { f(&self.cast(DType::F32)).cast(self.dtype()) } else { f(self) }
+    }
+
     fn all_dims(&self) -> Vec<isize> {
         (0..self.rank() as isize).collect()
     }
@@ -54,7 +60,7 @@ impl Tensor {
             return self.fail("mean", format!("expects floats, got {}; `cast` first", self.describe()));
         }
         let n = self.count(dims) as f64;
-        self.reduce("mean", ReduceOp::Sum, dims, keepdim).mul(self.constant_like(1.0 / n))
+        self.in_f32(|x| x.reduce("mean", ReduceOp::Sum, dims, keepdim).mul(x.constant_like(1.0 / n)))
     }
 
     /// The largest element. The gradient is split evenly among all that attain it.
@@ -76,36 +82,42 @@ impl Tensor {
             return self.fail("var", format!("expects floats, got {}; `cast` first", self.describe()));
         }
         let n = self.count(dims) as f64 - f64::from(u8::from(unbiased));
-        let deviation = self.sub(self.mean(dims, true));
-        deviation
-            .square()
-            .reduce("var", ReduceOp::Sum, dims, keepdim)
-            .mul(self.constant_like(1.0 / n.max(0.0)))
+        self.in_f32(|x| {
+            let deviation = x.sub(x.mean(dims, true));
+            let sum = deviation.square().reduce("var", ReduceOp::Sum, dims, keepdim);
+            sum.mul(x.constant_like(1.0 / n.max(0.0)))
+        })
     }
 
     /// `ln Σ eˣ`, with the largest element taken out of the sum so that nothing overflows. Elements must be finite.
     #[track_caller]
     pub fn logsumexp(&self, dims: &[isize], keepdim: bool) -> Tensor {
-        let max = self.reduce("logsumexp", ReduceOp::Max, dims, true).detach();
-        let sum = self.sub(&max).exp().reduce("logsumexp", ReduceOp::Sum, dims, true);
-        let result = sum.log().add(max);
-        if keepdim { result } else { result.drop_dims(dims) }
+        self.in_f32(|x| {
+            let max = x.reduce("logsumexp", ReduceOp::Max, dims, true).detach();
+            let sum = x.sub(&max).exp().reduce("logsumexp", ReduceOp::Sum, dims, true);
+            let result = sum.log().add(max);
+            if keepdim { result } else { result.drop_dims(dims) }
+        })
     }
 
     /// `e^(x - max) / Σ e^(x - max)` along one axis. Elements must be finite: mask with a large negative number.
     #[track_caller]
     pub fn softmax(&self, dim: isize) -> Tensor {
-        let max = self.reduce("softmax", ReduceOp::Max, &[dim], true).detach();
-        let e = self.sub(max).exp();
-        e.div(e.reduce("softmax", ReduceOp::Sum, &[dim], true))
+        self.in_f32(|x| {
+            let max = x.reduce("softmax", ReduceOp::Max, &[dim], true).detach();
+            let e = x.sub(max).exp();
+            e.div(e.reduce("softmax", ReduceOp::Sum, &[dim], true))
+        })
     }
 
     /// `x - max - ln Σ e^(x - max)` along one axis.
     #[track_caller]
     pub fn log_softmax(&self, dim: isize) -> Tensor {
-        let max = self.reduce("log_softmax", ReduceOp::Max, &[dim], true).detach();
-        let shifted = self.sub(max);
-        shifted.sub(shifted.exp().reduce("log_softmax", ReduceOp::Sum, &[dim], true).log())
+        self.in_f32(|x| {
+            let max = x.reduce("log_softmax", ReduceOp::Max, &[dim], true).detach();
+            let shifted = x.sub(max);
+            shifted.sub(shifted.exp().reduce("log_softmax", ReduceOp::Sum, &[dim], true).log())
+        })
     }
 
     /// The sum of all elements, rank 0.

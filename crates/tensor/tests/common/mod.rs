@@ -32,6 +32,18 @@ impl FromF64 for f64 {
     }
 }
 
+impl FromF64 for half::f16 {
+    fn from_f64(x: f64) -> Self {
+        half::f16::from_f64(x)
+    }
+}
+
+impl FromF64 for half::bf16 {
+    fn from_f64(x: f64) -> Self {
+        half::bf16::from_f64(x)
+    }
+}
+
 impl FromF64 for f32 {
     fn from_f64(x: f64) -> Self {
         x as f32
