@@ -9,6 +9,7 @@ use crate::{
     column_sums::column_sums,
     fold::Fold,
     frame::{self, Frame},
+    large::{self, Block, Large, Sink},
     ops::Element,
     product::{Combine, Matrix, product},
     scratch::Scratch,
@@ -122,6 +123,7 @@ impl MatMulPlan {
 
     pub(crate) fn run(&self, args: &Args<'_>) {
         match self.dtype {
+            DType::F32 if large::pays(self.m, self.n, self.k) => self.large(args),
             DType::F32 => self.typed::<f32>(args, 0.0, 1.0),
             DType::F64 => self.typed::<f64>(args, 0.0, 1.0),
             // `Op::Dot` takes floats only, and halves are widened before.
@@ -137,6 +139,24 @@ impl MatMulPlan {
         match &self.after {
             After::Result(arg) => self.plain(args, args.out::<T>(*arg), zero, one),
             After::Epilogue { tape, stores } => self.fused::<T>(args, tape, stores, zero, one),
+        }
+    }
+
+    /// Large products of f32 matrices.
+    fn large(&self, args: &Args<'_>) {
+        let (a, b) = (args.read::<f32>(self.operands[0]), args.read::<f32>(self.operands[1]));
+        if let Some(sums) = self.column_sums {
+            let matrices: Vec<Matrix> = self.products.iter().map(|p| p.1).collect();
+            column_sums(args.out::<f32>(sums), b, &matrices, (self.k, self.n));
+        }
+        let large = Large { a, b, products: &self.products, m: self.m, n: self.n, k: self.k };
+        let tasks = threads::tasks_for(self.cost());
+        match &self.after {
+            After::Result(arg) => large.run(tasks, &Direct { out: args.out(*arg), m: self.m, n: self.n }),
+            After::Epilogue { tape, stores } => {
+                let uniforms = frame::uniforms(tape, args);
+                large.run(tasks, &Epilogue { args, tape, stores, uniforms, m: self.m, n: self.n });
+            }
         }
     }
 
@@ -216,17 +236,74 @@ impl MatMulPlan {
                     // SAFETY: the part is this task's own.
                     unsafe { product(to, x, y, (rows, columns, k), combine, Parallelism::None) };
                 }
-                // Rows continue each other where they are whole.
-                let stretch = if columns == n { part.len() } else { columns };
-                for (r, line) in part.chunks_exact(stretch).enumerate() {
-                    let mut start = (i * m + row + r) * n + column;
-                    for block in line.chunks(tape.block) {
-                        frame.eval_product(start, block);
-                        stores.put(args, &frame, start, block.len());
-                        start += block.len();
-                    }
-                }
+                finish(&mut frame, stores, part, columns, ((i * m + row) * n + column, n));
             }
         });
+    }
+}
+
+/// Computes and stores the results of a part of `columns` columns of a product with `n`, whose first element is number `start`.
+fn finish<T: Element>(
+    frame: &mut Frame<'_>,
+    stores: &Stores,
+    part: &[T],
+    columns: usize,
+    (mut start, n): (usize, usize),
+) {
+    // Rows continue each other where they are whole.
+    let stretch = if columns == n { part.len() } else { columns };
+    for line in part.chunks_exact(stretch) {
+        for (b, block) in line.chunks(frame.tape.block).enumerate() {
+            let start = start + b * frame.tape.block;
+            frame.eval_product(start, block);
+            stores.put(frame.args, frame, start, block.len());
+        }
+        start += n;
+    }
+}
+
+/// The product is the result.
+struct Direct {
+    out: Out<f32>,
+    m: usize,
+    n: usize,
+}
+
+impl Sink for Direct {
+    type Task = ();
+    fn task(&self) {}
+    unsafe fn take(&self, (): &mut (), block: Block, write: impl FnOnce(Out<f32>, Matrix)) {
+        let offset = (block.product * self.m + block.row) * self.n + block.column;
+        write(self.out, Matrix { offset: offset as i64, ..Matrix::row_major(self.n) });
+    }
+}
+
+/// The results are computed from the product.
+struct Epilogue<'a> {
+    args: &'a Args<'a>,
+    tape: &'a Tape,
+    stores: &'a Stores,
+    uniforms: Vec<u64>,
+    m: usize,
+    n: usize,
+}
+
+impl<'a> Sink for Epilogue<'a> {
+    type Task = (Scratch, Frame<'a>);
+    fn task(&self) -> Self::Task {
+        (Scratch::new(0), Frame::new(self.tape, self.args, &self.uniforms))
+    }
+    unsafe fn take(
+        &self,
+        (part, frame): &mut Self::Task,
+        block: Block,
+        write: impl FnOnce(Out<f32>, Matrix),
+    ) {
+        let size = block.rows * block.columns;
+        part.grow(4 * size);
+        let part = part.slice::<f32>(size);
+        write(Out::of(part), Matrix::row_major(block.columns));
+        let start = (block.product * self.m + block.row) * self.n + block.column;
+        finish(frame, self.stores, part, block.columns, (start, self.n));
     }
 }

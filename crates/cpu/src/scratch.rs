@@ -21,12 +21,17 @@ pub(crate) struct Scratch(Vec<Line>);
 impl Scratch {
     /// At least `bytes` bytes.
     pub(crate) fn new(bytes: usize) -> Scratch {
-        let mut lines = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let mut scratch = Scratch(FREE.with_borrow_mut(Vec::pop).unwrap_or_default());
+        scratch.grow(bytes);
+        scratch
+    }
+
+    /// Makes it hold `bytes` at least; what it held is lost.
+    pub(crate) fn grow(&mut self, bytes: usize) {
         let count = bytes.div_ceil(size_of::<Line>());
-        if lines.len() < count {
-            lines.resize(count, Line([0; 64]));
+        if self.0.len() < count {
+            self.0.resize(count, Line([0; 64]));
         }
-        Scratch(lines)
     }
 
     /// Bytes that there are.
