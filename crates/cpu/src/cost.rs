@@ -60,6 +60,7 @@ pub(crate) fn cost(instr: &Instr) -> f64 {
         Code::Binary(BinaryOp::Pow | BinaryOp::Rem, ..) => 8.0,
         Code::Binary(BinaryOp::Div, ..) => 0.15 * wide,
         Code::Binary(..) | Code::Compare(..) | Code::Select(..) => 0.06 * wide,
+        Code::Pair(..) => 0.08,
         Code::Cast(_) => 0.1 * wide,
         Code::Product => 0.0,
         Code::Row(..) | Code::Spread(_) => 0.1 * wide,

@@ -11,7 +11,7 @@ use crate::{
     lanes::{self, Src},
     load::load,
     ops::{self, CastOut, Element, by_dtype},
-    random,
+    pairs, random,
     scratch::Scratch,
     tape::{Code, Instr, Place, Span, Tape},
 };
@@ -35,6 +35,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) len: usize,
     /// Where the current block begins in its row, if rows are longer.
     pub(crate) first: usize,
+    /// Whether the loads that repeat have their values, for a whole block.
+    repeated: bool,
     /// The product's elements, where the kernel has any.
     product: *const u8,
 }
@@ -80,6 +82,7 @@ impl<'a> Frame<'a> {
             scratch: Scratch::new(tape.scratch),
             len: 0,
             first: 0,
+            repeated: false,
             product: std::ptr::null(),
         }
     }
@@ -89,13 +92,20 @@ impl<'a> Frame<'a> {
     pub(crate) fn eval(&mut self, start: usize, len: usize) {
         debug_assert!(len <= self.tape.block && len.is_multiple_of(self.tape.row));
         self.len = len;
+        let aligned = self.tape.repeat.is_some_and(|n| start.is_multiple_of(n));
         for (i, instr) in self.tape.instrs.iter().enumerate() {
             self.values[i] = match instr.span {
                 Span::Uniform => continue,
+                Span::Elements if instr.repeats && aligned => match instr.place {
+                    Place::Register(_) if self.repeated => continue,
+                    Place::Register(_) => self.step(instr, 0, self.tape.block),
+                    Place::Result(..) => self.step(instr, start, len),
+                },
                 Span::Rows => self.step(instr, start / self.tape.row, len / self.tape.row),
                 Span::Elements => self.step(instr, start, len),
             };
         }
+        self.repeated = aligned;
     }
 
     /// Evaluates the elements `[start, start + product.len())` of a product's epilogue.
@@ -134,7 +144,7 @@ impl<'a> Frame<'a> {
         let constant = match &instr.code {
             Code::Unary(_, a) | Code::Cast(a) | Code::Spread(a) => splat(*a),
             Code::Binary(_, a, b) | Code::Compare(_, a, b) => splat(*a) && splat(*b),
-            Code::Select(c, a, b) => splat(*c) && splat(*a) && splat(*b),
+            Code::Select(a, b, c) | Code::Pair(_, [a, b, c]) => splat(*a) && splat(*b) && splat(*c),
             Code::Load { .. } | Code::Index { .. } | Code::Random { .. } | Code::Gather { .. } => len == 1,
             _ => false,
         };
@@ -214,6 +224,11 @@ fn elementwise<T: Element>(instr: &Instr, out: &mut [T], get: &dyn Fn(usize) -> 
             }
         },
         Code::Binary(op, a, b) => T::binary(op, operand(get(a), len), operand(get(b), len), out),
+        // Only f32 has pairs.
+        Code::Pair(op, abc) => {
+            let [a, b, c] = abc.map(|i| operand::<f32>(get(i), len));
+            pairs::pair(op, a, b, c, bytemuck::cast_slice_mut(out));
+        }
         Code::Compare(op, a, b) => by_dtype!(instr.from, F => {
             ops::compare::<F>(op, operand(get(a), len), operand(get(b), len), bytemuck::cast_slice_mut(out));
         }),

@@ -6,7 +6,7 @@
 
 use crate::{
     args::Out,
-    panels::{COLUMNS, ROWS, pack},
+    panels::{COLUMNS, ROWS, pack, sums},
     product::Matrix,
     scratch::Scratch,
     threads,
@@ -31,6 +31,8 @@ pub(crate) struct Large<'a> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
+    /// What gets the column sums of each right operand.
+    pub(crate) column_sums: Option<Out<f32>>,
 }
 
 /// A block of a product.
@@ -128,7 +130,12 @@ impl Large<'_> {
     /// Packs the columns from `column` on.
     fn pack(&self, product: usize, column: usize, panel: &mut [f32]) {
         let at = self.products[product].1.skip_columns(column);
-        pack::<COLUMNS>(self.b, at, (self.k, COLUMNS.min(self.n - column)), panel);
+        let columns = COLUMNS.min(self.n - column);
+        pack::<COLUMNS>(self.b, at, (self.k, columns), panel);
+        if let Some(out) = self.column_sums {
+            // SAFETY: each panel is packed once.
+            unsafe { out.slice(product * self.n + column, columns) }.copy_from_slice(&sums(panel)[..columns]);
+        }
     }
 
     /// One block; `panels` are those of the columns from `first` on.
@@ -209,15 +216,18 @@ struct Grid {
 }
 
 impl Grid {
-    /// So many blocks that they occupy all threads equally.
+    /// So many blocks that they occupy all threads equally. Whole rows are best: no part of the left operand is read twice, and
+    /// epilogues run over long stretches.
     fn new(m: usize, n: usize, threads: usize) -> Grid {
-        let down = m.div_ceil(BLOCK_ROWS);
         let panels = n.div_ceil(COLUMNS);
-        let even = |across: &usize| {
+        let (least, most) = (m.div_ceil(BLOCK_ROWS), m.div_ceil(2 * ROWS));
+        let even = |&(down, across): &(usize, usize)| {
             let items = down * across;
             threads == 1 || items >= 16 * threads || items >= 2 * threads && items.is_multiple_of(threads)
         };
-        let across = (n.div_ceil(BLOCK_COLUMNS)..=panels).find(even).unwrap_or(panels);
+        let all =
+            (n.div_ceil(BLOCK_COLUMNS)..=panels).flat_map(|across| (least..=most).map(move |d| (d, across)));
+        let (down, across) = { all }.find(even).unwrap_or((most, panels));
         let columns = panels.div_ceil(across) * COLUMNS;
         let rows = m.div_ceil(down).next_multiple_of(4);
         Grid { m, n, size: (rows, columns), down: m.div_ceil(rows), across: n.div_ceil(columns) }

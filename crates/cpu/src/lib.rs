@@ -27,6 +27,7 @@ mod math;
 mod matmul;
 mod memory;
 mod ops;
+mod pairs;
 mod panels;
 mod product;
 mod random;

@@ -112,37 +112,50 @@ pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn erf<const FMA: bool>(x: f32) -> f32 {
     let a = x.abs();
-    let s = x * x;
-    let p = poly::<FMA, 7>(
-        s,
+    let p = poly::<FMA, 6>(
+        x * x,
         [
-            1.283_791_666e-1,
-            -3.761_263_319e-1,
-            1.128_368_718e-1,
-            -2.685_894_133e-2,
-            5.199_906_265e-3,
-            -8.130_008_534e-4,
-            8.316_759_339e-5,
+            1.283_791_661e-1,
+            -3.761_262_894e-1,
+            1.128_354_743e-1,
+            -2.684_484_608e-2,
+            5.139_059_387e-3,
+            -6.956_799_771e-4,
         ],
     );
     let small = fma::<FMA>(p, x, x);
-    // 1 - erf t = e^(t (q(t) - 1)); beyond 4 the rest is less than half an ulp of 1.
+    // 1 - erf t = 2^(t q(t)); beyond 4 that is less than half an ulp of 1.
     let t = if a > 4.0 { 4.0 } else { a };
-    let q = poly::<FMA, 8>(
+    let q = poly::<FMA, 7>(
         t,
         [
-            -1.285_518_822e-1,
-            -6.356_246_963e-1,
-            -1.052_637_169e-1,
-            2.267_509_392e-2,
-            -2.930_671_825e-3,
-            4.974_445_247e-5,
-            4.555_584_612e-5,
-            -4.936_586_812e-6,
+            -1.628_125_668e0,
+            -9.170_743_823e-1,
+            -1.519_424_766e-1,
+            3.305_808_082e-2,
+            -4.637_371_283e-3,
+            3.041_936_434e-4,
+            8.837_837_981e-7,
         ],
     );
-    let large = (1.0 - exp::<FMA>(fma::<FMA>(q, t, -t))).copysign(x);
-    if a >= 0.92 { large } else { small }
+    // The power lies between 2^-27 and 1, so that no case of `exp` is special.
+    let z = t * q;
+    let rounded = z + ROUND;
+    let power = poly::<FMA, 6>(
+        z - (rounded - ROUND),
+        [
+            1.000_000_119e0,
+            6.931_469_440e-1,
+            2.402_212_024e-1,
+            5.550_713_092e-2,
+            9.675_540_961e-3,
+            1.327_647_129e-3,
+        ],
+    );
+    let rest = f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23));
+    let large = (1.0 - rest).copysign(x);
+    // NaN takes the first polynomial, which keeps it.
+    if a >= 0.7 { large } else { small }
 }
 
 /// Sine or cosine for f32: `quarter` is 0 or 1 quarter turns ahead. The argument is reduced in f64, which is exact enough up to

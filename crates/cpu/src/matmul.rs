@@ -145,11 +145,8 @@ impl MatMulPlan {
     /// Large products of f32 matrices.
     fn large(&self, args: &Args<'_>) {
         let (a, b) = (args.read::<f32>(self.operands[0]), args.read::<f32>(self.operands[1]));
-        if let Some(sums) = self.column_sums {
-            let matrices: Vec<Matrix> = self.products.iter().map(|p| p.1).collect();
-            column_sums(args.out::<f32>(sums), b, &matrices, (self.k, self.n));
-        }
-        let large = Large { a, b, products: &self.products, m: self.m, n: self.n, k: self.k };
+        let column_sums = self.column_sums.map(|sums| args.out(sums));
+        let large = Large { a, b, products: &self.products, m: self.m, n: self.n, k: self.k, column_sums };
         let tasks = threads::tasks_for(self.cost());
         match &self.after {
             After::Result(arg) => large.run(tasks, &Direct { out: args.out(*arg), m: self.m, n: self.n }),

@@ -1,11 +1,20 @@
 //! Matrices in the order in which tiles read them.
 
+use pulp::{Arch, Simd, WithSimd};
+
 use crate::product::Matrix;
 
 /// Columns of a panel of a right operand: two of the widest SIMD registers.
 pub(crate) const COLUMNS: usize = 32;
 /// Rows of a panel of a left operand: as many as a tile has.
 pub(crate) const ROWS: usize = 12;
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+/// Rows and columns that are transposed in registers.
+const SQUARE: usize = 4;
+/// Rows whose sums are added up one after the other, before these sums are added to those of other rows: bounds the rounding error.
+const SUMMED: usize = 32;
 
 /// `to[l, j] = from[l, j]` for `k` rows of `n <= W` columns; the columns up to `W` are zero.
 ///
@@ -17,39 +26,107 @@ pub(crate) fn pack<const W: usize>(from: &[f32], at: Matrix, (k, n): (usize, usi
     }
     assert!(at.fits(k, n, from.len()) && n <= W && k * W <= to.len(), "a matrix leaves its buffer");
     let (rows, _) = to.as_chunks_mut::<W>();
-    let rows = &mut rows[..k];
-    if at.columns == 1 {
-        for (l, row) in rows.iter_mut().enumerate() {
-            let from = &from[(at.offset + l as i64 * at.rows) as usize..][..n];
-            if let Ok(from) = <&[f32; W]>::try_from(from) {
-                *row = *from;
-            } else {
-                row[..n].copy_from_slice(from);
+    Arch::new().dispatch(Pack { from, at, n, to: &mut rows[..k] });
+}
+
+struct Pack<'a, const W: usize> {
+    from: &'a [f32],
+    at: Matrix,
+    n: usize,
+    to: &'a mut [[f32; W]],
+}
+
+impl<const W: usize> WithSimd for Pack<'_, W> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Pack { from, at, n, to } = self;
+        if at.columns == 1 {
+            for (l, row) in to.iter_mut().enumerate() {
+                let from = &from[(at.offset + l as i64 * at.rows) as usize..][..n];
+                if let Ok(from) = <&[f32; W]>::try_from(from) {
+                    *row = *from;
+                } else {
+                    row[..n].copy_from_slice(from);
+                    row[n..].fill(0.0);
+                }
+            }
+            return;
+        }
+        // Rows that share a cache line of each column are filled together.
+        for (part, rows) in to.chunks_mut(LINE).enumerate() {
+            let at = at.skip_rows(LINE * part);
+            let mut first = 0;
+            if rows.len() == LINE && at.rows == 1 {
+                while first + SQUARE <= n {
+                    let column = |j: usize| {
+                        let at = at.skip_columns(first + j).offset as usize;
+                        from[at..at + LINE].as_chunks::<SQUARE>().0
+                    };
+                    let columns = [column(0), column(1), column(2), column(3)];
+                    for (q, rows) in rows.as_chunks_mut::<SQUARE>().0.iter_mut().enumerate() {
+                        let [a, b, c, d] = columns.map(|column| column[q]);
+                        for i in 0..SQUARE {
+                            rows[i][first..first + SQUARE].copy_from_slice(&[a[i], b[i], c[i], d[i]]);
+                        }
+                    }
+                    first += SQUARE;
+                }
+            }
+            for (l, row) in rows.iter_mut().enumerate() {
+                for (j, x) in row[..n].iter_mut().enumerate().skip(first) {
+                    *x = from[(at.offset + l as i64 * at.rows + j as i64 * at.columns) as usize];
+                }
                 row[n..].fill(0.0);
             }
         }
-        return;
     }
-    // Rows that share a cache line of each column are filled together.
-    for (part, rows) in rows.chunks_mut(16).enumerate() {
-        let at = at.skip_rows(16 * part);
-        if let (Ok(rows), 1) = (<&mut [[f32; W]; 16]>::try_from(&mut *rows), at.rows) {
-            let mut first = at.offset as usize;
-            let step = at.columns;
-            for j in 0..n {
-                let column = &from[first..first + 16];
-                for (row, &x) in rows.iter_mut().zip(column) {
-                    row[j] = x;
-                }
-                first = (first as i64 + step) as usize;
+}
+
+/// The sums of a panel's columns, in an order that its length fixes.
+pub(crate) fn sums(panel: &[f32]) -> [f32; COLUMNS] {
+    struct Sums<'a>(&'a [[f32; COLUMNS]]);
+    impl WithSimd for Sums<'_> {
+        type Output = [f32; COLUMNS];
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> [f32; COLUMNS] {
+            let mut sums = [0.0; COLUMNS];
+            let add = |sums: &mut [f32; COLUMNS], x: &[f32; COLUMNS]| {
+                sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x);
+            };
+            for rows in self.0.chunks(SUMMED) {
+                let mut part = [0.0; COLUMNS];
+                rows.iter().for_each(|row| add(&mut part, row));
+                add(&mut sums, &part);
             }
-        } else {
-            for (l, row) in rows.iter_mut().enumerate() {
-                for (j, x) in row[..n].iter_mut().enumerate() {
-                    *x = from[(at.offset + l as i64 * at.rows + j as i64 * at.columns) as usize];
+            sums
+        }
+    }
+    Arch::new().dispatch(Sums(panel.as_chunks().0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panel_holds_the_matrix_and_zeros() {
+        let from: Vec<f32> = (0..20_000).map(|i| (i * 31 % 977) as f32).collect();
+        for (k, n) in [(1, 1), (16, 32), (35, 32), (32, 16), (40, 17), (5, 12)] {
+            for (rows, columns) in [(n + 3, 1), (1, k + 5), (2, 2 * k + 1)] {
+                let at = Matrix { offset: 7, rows: rows as i64, columns: columns as i64 };
+                let mut panel = vec![-1.0; k * COLUMNS];
+                pack::<COLUMNS>(&from, at, (k, n), &mut panel);
+                for (i, &got) in panel.iter().enumerate() {
+                    let (l, j) = (i / COLUMNS, i % COLUMNS);
+                    let want = if j < n { from[7 + l * rows + j * columns] } else { 0.0 };
+                    assert_eq!(got, want, "[{l}, {j}] of {k} x {n}, strides {rows} and {columns}");
                 }
+                let want: Vec<f32> =
+                    (0..COLUMNS).map(|j| panel.iter().skip(j).step_by(COLUMNS).sum()).collect();
+                // Integers below 2^24: exact in any order.
+                assert_eq!(sums(&panel).to_vec(), want);
             }
         }
-        rows.iter_mut().for_each(|row| row[n..].fill(0.0));
     }
 }

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
-use wgrad_ir::{BinaryOp, CompareOp, DType, Expr, ExprNode, IndexMap, RandomKind, ReduceOp, UnaryOp};
+use wgrad_ir::{
+    BinaryOp, CompareOp, DType, Expr, ExprId, ExprNode, IndexMap, Literal, RandomKind, ReduceOp, UnaryOp,
+};
 
 use crate::{
     cost::{block_length, cost},
     long_row::{self, LONG, Pass},
+    pairs::{self, Pair},
     walk::Path,
 };
 
@@ -46,6 +49,8 @@ pub(crate) enum Code {
     },
     Unary(UnaryOp, usize),
     Binary(BinaryOp, usize, usize),
+    /// Two operations of arithmetic at once.
+    Pair(Pair, [usize; 3]),
     Compare(CompareOp, usize, usize),
     Select(usize, usize, usize),
     Cast(usize),
@@ -71,7 +76,7 @@ impl Code {
             | Code::Index { .. }
             | Code::Gather { .. }
             | Code::Product => SmallVec::new(),
-            Code::Random { key, .. } => key.into_iter().collect(),
+            Code::Random { key: operands, .. } | Code::Pair(_, operands) => operands.into_iter().collect(),
             Code::Unary(_, a) | Code::Cast(a) | Code::Row(_, a) | Code::Spread(a) => {
                 [a].into_iter().collect()
             }
@@ -115,9 +120,16 @@ pub(crate) struct Instr {
     pub(crate) pass: usize,
     /// Whether later passes need it, so that its register holds the whole row.
     pub(crate) keeps: bool,
+    /// Whether it is a load that has the same elements in every block that begins at a multiple of the tape's `repeat`; they stay
+    /// in a register of their own.
+    pub(crate) repeats: bool,
 }
 
 impl Instr {
+    fn new(code: Code, dtype: DType, from: DType, span: Span) -> Instr {
+        Instr { code, dtype, from, span, place: Place::Register(0), pass: 0, keeps: false, repeats: false }
+    }
+
     pub(crate) fn is_uniform(&self) -> bool {
         self.span == Span::Uniform
     }
@@ -133,6 +145,8 @@ pub(crate) struct Tape {
     pub(crate) scratch: usize,
     /// Length of the blocks in which to evaluate.
     pub(crate) block: usize,
+    /// After how many elements some loads begin anew, if there are such loads.
+    pub(crate) repeat: Option<usize>,
     /// Length of a row, where the kernel has rows: blocks are whole rows then, or parts of one.
     pub(crate) row: usize,
     /// The passes over each row, where rows are long.
@@ -155,9 +169,10 @@ pub(crate) struct Uses<'a> {
 impl Tape {
     /// Compiles `exprs`. `path` turns maps into the order of evaluation.
     pub(crate) fn new(exprs: &[ExprNode], path: impl Fn(&IndexMap) -> Path, uses: &Uses<'_>) -> Tape {
-        let mut build = Build::default();
-        for (e, node) in exprs.iter().enumerate() {
-            build.push(e, node, &path, Span::Elements, uses);
+        let pairs = pairs::find(exprs, uses.wanted, |_, _| true);
+        let mut build = Build { pairs, ..Build::default() };
+        for e in 0..exprs.len() {
+            build.push(e, exprs, &path, Span::Elements, uses);
         }
         let block = block_length(&build.instrs);
         build.finish(block, 1, Vec::new(), uses)
@@ -172,12 +187,13 @@ impl Tape {
         spread: &[usize],
         uses: &Uses<'_>,
     ) -> Tape {
-        let mut build = Build::default();
-        for (e, node) in exprs.iter().enumerate() {
+        let pairs = pairs::find(exprs, uses.wanted, |a, b| constant[a] == constant[b]);
+        let mut build = Build { pairs, ..Build::default() };
+        for e in 0..exprs.len() {
             if constant[e] {
-                build.push(e, node, &|map| Path::leading(map, outer), Span::Rows, uses);
+                build.push(e, exprs, &|map| Path::leading(map, outer), Span::Rows, uses);
             } else {
-                build.push(e, node, &Path::new, Span::Elements, uses);
+                build.push(e, exprs, &Path::new, Span::Elements, uses);
             }
         }
         for &e in spread {
@@ -210,24 +226,39 @@ struct Build {
     of_expr: Vec<usize>,
     /// The instruction that spreads another one's value along rows.
     spread: HashMap<usize, usize>,
+    /// Expressions that another one may compute with itself.
+    pairs: HashMap<usize, usize>,
 }
+
+/// In place of the instruction of an expression that another one computes.
+const PAIRED: usize = usize::MAX;
 
 impl Build {
     /// Compiles one expression, which varies over `span` at most.
     fn push(
         &mut self,
         e: usize,
-        node: &ExprNode,
+        exprs: &[ExprNode],
         path: &impl Fn(&IndexMap) -> Path,
         span: Span,
         uses: &Uses<'_>,
     ) {
-        let uniform = node.expr.operands().all(|o| self.instrs[self.of_expr[o.index()]].is_uniform());
+        let node = &exprs[e];
+        let is_uniform = |o: ExprId| self.instrs.get(self.of_expr[o.index()]).is_some_and(Instr::is_uniform);
+        let uniform = node.expr.operands().all(is_uniform);
+        // What does not vary is computed once, alone.
+        if !uniform && self.pairs.contains_key(&e) {
+            self.of_expr.push(PAIRED);
+            return;
+        }
         let along = span == Span::Elements;
-        let mut at = |id: &wgrad_ir::ExprId| {
-            let from = self.of_expr[id.index()];
-            if along { self.spread(from) } else { from }
-        };
+        if node.expr.operands().any(|o| self.of_expr[o.index()] == PAIRED) {
+            let code = self.pair(e, exprs, along);
+            self.of_expr.push(self.instrs.len());
+            self.instrs.push(Instr::new(code, DType::F32, DType::F32, span));
+            return;
+        }
+        let mut at = |id: &ExprId| self.operand(id.index(), along);
         let code = match &node.expr {
             Expr::Const(value) => Code::Const(value.bits()),
             Expr::Scalar(index) => Code::Scalar(*index),
@@ -272,8 +303,31 @@ impl Build {
         let from = code.operands().first().map_or(node.dtype, |&o| self.instrs[o].dtype);
         let span = if uniform { Span::Uniform } else { span };
         self.of_expr.push(self.instrs.len());
-        let place = Place::Register(0);
-        self.instrs.push(Instr { code, dtype: node.dtype, from, span, place, pass: 0, keeps: false });
+        self.instrs.push(Instr::new(code, node.dtype, from, span));
+    }
+
+    /// The instruction of an operand.
+    fn operand(&mut self, expr: usize, along: bool) -> usize {
+        let from = self.of_expr[expr];
+        if along { self.spread(from) } else { from }
+    }
+
+    /// An operation and the one that it has in its pair.
+    fn pair(&mut self, e: usize, exprs: &[ExprNode], along: bool) -> Code {
+        let split = |e: usize| pairs::arithmetic(&exprs[e]).unwrap_or((BinaryOp::Mul, e, None));
+        let (second, a, b) = split(e);
+        let swapped = self.of_expr[a] != PAIRED;
+        let (inner, c) = if swapped { (b.unwrap_or(a), Some(a)) } else { (a, b) };
+        let (first, a, b) = split(inner);
+        let operands = [Some(a), b, c].map(|operand| match operand {
+            Some(expr) => self.operand(expr, along),
+            None => {
+                let code = Code::Const(Literal::from_f64(DType::F32, -1.0).bits());
+                self.instrs.push(Instr::new(code, DType::F32, DType::F32, Span::Uniform));
+                self.instrs.len() - 1
+            }
+        });
+        Code::Pair(Pair { first, second, swapped }, operands)
     }
 
     /// The elements of a value that is the same along rows.
@@ -283,13 +337,13 @@ impl Build {
             return from;
         }
         *self.spread.entry(from).or_insert_with(|| {
-            let (code, span, place) = (Code::Spread(from), Span::Elements, Place::Register(0));
-            self.instrs.push(Instr { code, dtype, from: dtype, span, place, pass: 0, keeps: false });
+            self.instrs.push(Instr::new(Code::Spread(from), dtype, dtype, Span::Elements));
             self.instrs.len() - 1
         })
     }
 
     fn finish(mut self, block: usize, row: usize, passes: Vec<Pass>, uses: &Uses<'_>) -> Tape {
+        let repeat = if passes.is_empty() { self.repeat(block) } else { None };
         let scratch = self.allocate(block, row, uses);
         let weight = |i: &Instr| match i.span {
             Span::Uniform => 0.0,
@@ -297,7 +351,21 @@ impl Build {
             Span::Elements => 1.0,
         };
         let cost = self.instrs.iter().map(|i| cost(i) * weight(i)).sum::<f64>() + 0.05;
-        Tape { instrs: self.instrs, of_expr: self.of_expr, scratch, block, row, passes, cost }
+        Tape { instrs: self.instrs, of_expr: self.of_expr, scratch, block, repeat, row, passes, cost }
+    }
+
+    /// Marks the loads that begin anew within each block, after as many elements as the first of them.
+    fn repeat(&mut self, block: usize) -> Option<usize> {
+        let mut repeat = None;
+        for instr in self.instrs.iter_mut().filter(|i| i.span == Span::Elements) {
+            if let Code::Load { path, copy: false, .. } = &instr.code
+                && let Some(n) = path.repeats().filter(|&n| n < block && block.is_multiple_of(n))
+                && *repeat.get_or_insert(n) == n
+            {
+                instr.repeats = true;
+            }
+        }
+        repeat
     }
 
     /// Gives every varying value a register, reusing those whose value has been used for the last time.
@@ -314,7 +382,7 @@ impl Build {
             }
         }
         for (i, instr) in instrs.iter().enumerate() {
-            if instr.keeps {
+            if instr.keeps || instr.repeats {
                 last_use[i] = usize::MAX;
             }
         }
@@ -342,9 +410,9 @@ impl Build {
                     Some(&(arg, offset)) if instrs[i].span == Span::Elements => Place::Result(arg, offset),
                     _ => {
                         let bytes = size(&instrs[i]);
-                        // What is kept over the passes must not lie where an earlier block's values come again.
-                        let used =
-                            if instrs[i].keeps { None } else { free.get_mut(&bytes).and_then(Vec::pop) };
+                        // What is kept must not lie where an earlier value of the next block comes again.
+                        let kept = instrs[i].keeps || instrs[i].repeats;
+                        let used = if kept { None } else { free.get_mut(&bytes).and_then(Vec::pop) };
                         Place::Register(used.unwrap_or_else(|| {
                             end += bytes;
                             end - bytes

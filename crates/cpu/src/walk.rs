@@ -182,6 +182,13 @@ impl Path {
         !self.is_chain() && n > 1 && !matches!(stride, 0 | 1) && walk.strides.iter().rev().nth(1) == Some(&1)
     }
 
+    /// After how many elements the same neighbours come again, over and over.
+    pub(crate) fn repeats(&self) -> Option<usize> {
+        let walk = &self.walks[0];
+        (self.walks.len() == 1 && walk.mask.is_none() && walk.strides.as_slice() == [0, 1])
+            .then(|| walk.dims[1])
+    }
+
     /// Whether addresses go through more than one view.
     pub(crate) fn is_chain(&self) -> bool {
         self.walks.len() > 1
