@@ -9,6 +9,7 @@ use crate::{
     product::Matrix,
     scratch::Scratch,
     softmax::{self, Scores},
+    square::{SQUARE, transposed},
     threads,
     tile::Tile,
 };
@@ -183,6 +184,28 @@ pub(crate) fn transpose(from: &[f32], at: Matrix, rows: usize, columns: usize, s
         return;
     }
     assert!(at.fits(rows, columns, from.len()) && rows * columns <= to.len(), "a matrix leaves its buffer");
+    if at.columns == 1 {
+        let row = |i: usize| &from[at.skip_rows(i).offset as usize..][..columns];
+        let whole = columns / SQUARE * SQUARE;
+        for i in (0..rows / SQUARE * SQUARE).step_by(SQUARE) {
+            let lines = [row(i), row(i + 1), row(i + 2), row(i + 3)];
+            let squares = lines.map(|line| line.as_chunks::<SQUARE>().0);
+            for q in 0..columns / SQUARE {
+                for (j, x) in transposed(squares.map(|line| line[q])).iter().enumerate() {
+                    to[(q * SQUARE + j) * rows + i..][..SQUARE].copy_from_slice(&x.map(|x| scale * x));
+                }
+            }
+            for j in whole..columns {
+                to[j * rows + i..][..SQUARE].copy_from_slice(&lines.map(|line| scale * line[j]));
+            }
+        }
+        for i in rows / SQUARE * SQUARE..rows {
+            for (j, x) in row(i).iter().enumerate() {
+                to[j * rows + i] = scale * x;
+            }
+        }
+        return;
+    }
     // A cache line of each row of the result at a time.
     for first in (0..rows).step_by(16) {
         let count = 16.min(rows - first);

@@ -4,7 +4,10 @@
 //! by tile: a tile's sums stay in registers, its rows of the left operand in the first-level cache, and a panel of the right one
 //! in the first or second. A block is handed to its sink while the cache has it.
 
+use smallvec::SmallVec;
+
 use crate::{
+    ahead::Ahead,
     args::Out,
     panels::{COLUMNS, ROWS, pack, sums},
     product::Matrix,
@@ -52,6 +55,8 @@ pub(crate) trait Sink: Sync {
     type Task;
     /// Called by each task.
     fn task(&self) -> Self::Task;
+    /// What memory a block will take besides its operands.
+    fn ahead(&self, block: Block) -> SmallVec<[Ahead; 6]>;
     /// Calls `write`, once, with the place where the block is to be written row by row, and does with it what is to be done.
     ///
     /// # Safety
@@ -154,6 +159,16 @@ impl Large<'_> {
         // Rows that are neighbours are read where they are, unless they would compete for the same lines of the cache.
         let direct = x.columns == 1 && x.rows >= 0 && x.rows % 1024 != 0;
         let depth = self.k.div_ceil(self.k.div_ceil(DEPTH));
+        // While tiles are computed, the memory that the block will take and the rows of the next one arrive.
+        let mut ahead = sink.ahead(block);
+        if direct {
+            ahead.push(Ahead::new(
+                self.a.as_ptr(),
+                x.skip_rows(rows),
+                rows.min(self.m - block.row - rows),
+                self.k,
+            ));
+        }
         let write = |out: Out<f32>, at: Matrix| {
             assert!(
                 at.columns == 1 && at.rows >= 0 && at.fits(rows, columns, out.len()),
@@ -169,7 +184,11 @@ impl Large<'_> {
                     let rows = ROWS.min(rows - t * ROWS);
                     pack::<ROWS>(self.a, x.skip_rows(t * ROWS).transposed(), (k, rows), tile);
                 }
+                let parts = (panels.len() / (COLUMNS * self.k), self.k.div_ceil(depth));
                 for (p, panel) in panels.chunks_exact(COLUMNS * self.k).enumerate() {
+                    for ahead in &ahead {
+                        ahead.fetch(from / depth * parts.0 + p, parts.0 * parts.1);
+                    }
                     let n = COLUMNS.min(columns - p * COLUMNS);
                     let tile = |row: usize, m: usize, a: *const f32, a_strides: (usize, usize)| {
                         let c = (at.offset + row as i64 * at.rows) as usize + p * COLUMNS;

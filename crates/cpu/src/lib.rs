@@ -5,6 +5,7 @@
 //! become instructions over cache-sized blocks (`tape`), whose loops are compiled for each SIMD level and chosen at run time
 //! (`lanes`). Running a program plans nothing and, once its memory is in the pool, allocates next to nothing.
 
+mod ahead;
 mod args;
 mod attention;
 mod attention_grad;
@@ -36,6 +37,7 @@ mod row;
 mod scatter;
 mod scratch;
 mod softmax;
+mod square;
 mod store;
 mod tape;
 mod threads;

@@ -2,9 +2,10 @@
 
 use gemm::Parallelism;
 use smallvec::SmallVec;
-use wgrad_ir::{DType, MatMulKernel, View};
+use wgrad_ir::{DType, MatMulKernel, Store, View};
 
 use crate::{
+    ahead::Ahead,
     args::{Args, Out},
     column_sums::column_sums,
     fold::Fold,
@@ -14,7 +15,7 @@ use crate::{
     product::{Combine, Matrix, product},
     scratch::Scratch,
     store::{self, Stores},
-    tape::{Tape, Uses},
+    tape::{Code, Tape, Uses},
     threads,
     walk::Path,
 };
@@ -49,7 +50,12 @@ enum After {
     /// It is the result, row-major.
     Result(u32),
     /// The results are computed from it.
-    Epilogue { tape: Tape, stores: Stores },
+    Epilogue {
+        tape: Tape,
+        stores: Stores,
+        /// Those that are stored in order: argument and first element.
+        written: Vec<(u32, i64)>,
+    },
 }
 
 impl MatMulPlan {
@@ -95,7 +101,12 @@ impl MatMulPlan {
             let direct = store::direct(&kernel.stores, &[]);
             let tape = Tape::new(&kernel.exprs, Path::new, &Uses { direct, wanted: &wanted, in_place: &[] });
             let stores = Stores::new(&kernel.stores, &tape, None);
-            After::Epilogue { tape, stores }
+            let in_order = |s: &Store| match Path::of_view(&s.view).contiguous() {
+                Some(first) if kernel.exprs[s.value.index()].dtype == DType::F32 => Some((s.arg, first)),
+                _ => None,
+            };
+            let written = kernel.stores.iter().filter_map(in_order).collect();
+            After::Epilogue { tape, stores, written }
         };
         let operands = [kernel.a.arg, kernel.b.arg];
         MatMulPlan {
@@ -115,7 +126,7 @@ impl MatMulPlan {
         let rate = if self.dtype == DType::F64 { 50.0 } else { 100.0 };
         let each = match &self.after {
             After::Result(_) => 0.0,
-            After::Epilogue { tape, stores } => tape.cost + stores.cost(),
+            After::Epilogue { tape, stores, .. } => tape.cost + stores.cost(),
         };
         let (size, count) = ((self.m * self.n) as f64, self.products.len() as f64);
         count * (2.0 * size * self.k as f64 / rate + size * each + 200.0)
@@ -138,7 +149,7 @@ impl MatMulPlan {
         }
         match &self.after {
             After::Result(arg) => self.plain(args, args.out::<T>(*arg), zero, one),
-            After::Epilogue { tape, stores } => self.fused::<T>(args, tape, stores, zero, one),
+            After::Epilogue { tape, stores, .. } => self.fused::<T>(args, tape, stores, zero, one),
         }
     }
 
@@ -150,9 +161,9 @@ impl MatMulPlan {
         let tasks = threads::tasks_for(self.cost());
         match &self.after {
             After::Result(arg) => large.run(tasks, &Direct { out: args.out(*arg), m: self.m, n: self.n }),
-            After::Epilogue { tape, stores } => {
+            After::Epilogue { tape, stores, written } => {
                 let uniforms = frame::uniforms(tape, args);
-                large.run(tasks, &Epilogue { args, tape, stores, uniforms, m: self.m, n: self.n });
+                large.run(tasks, &Epilogue { args, tape, stores, uniforms, written, m: self.m, n: self.n });
             }
         }
     }
@@ -269,9 +280,19 @@ struct Direct {
 impl Sink for Direct {
     type Task = ();
     fn task(&self) {}
+    fn ahead(&self, block: Block) -> SmallVec<[Ahead; 6]> {
+        let at = Matrix { offset: self.first(block) as i64, ..Matrix::row_major(self.n) };
+        SmallVec::from_iter([Ahead::new(self.out.as_ptr(), at, block.rows, block.columns)])
+    }
     unsafe fn take(&self, (): &mut (), block: Block, write: impl FnOnce(Out<f32>, Matrix)) {
-        let offset = (block.product * self.m + block.row) * self.n + block.column;
-        write(self.out, Matrix { offset: offset as i64, ..Matrix::row_major(self.n) });
+        write(self.out, Matrix { offset: self.first(block) as i64, ..Matrix::row_major(self.n) });
+    }
+}
+
+impl Direct {
+    /// Where a block begins.
+    fn first(&self, block: Block) -> usize {
+        (block.product * self.m + block.row) * self.n + block.column
     }
 }
 
@@ -281,6 +302,8 @@ struct Epilogue<'a> {
     tape: &'a Tape,
     stores: &'a Stores,
     uniforms: Vec<u64>,
+    /// Results that are stored in order: argument and first element.
+    written: &'a [(u32, i64)],
     m: usize,
     n: usize,
 }
@@ -289,6 +312,20 @@ impl<'a> Sink for Epilogue<'a> {
     type Task = (Scratch, Frame<'a>);
     fn task(&self) -> Self::Task {
         (Scratch::new(0), Frame::new(self.tape, self.args, &self.uniforms))
+    }
+    fn ahead(&self, block: Block) -> SmallVec<[Ahead; 6]> {
+        let first = (block.product * self.m + block.row) * self.n + block.column;
+        let loads = self.tape.instrs.iter().filter_map(|i| match &i.code {
+            Code::Load { arg, path, .. } if i.dtype == DType::F32 => Some((*arg, path.contiguous()?)),
+            _ => None,
+        });
+        // What is stored in order, be it by the evaluation itself or afterwards.
+        let stores = self.written.iter().copied();
+        let ahead = |(arg, offset): (u32, i64)| {
+            let at = Matrix { offset: offset + first as i64, ..Matrix::row_major(self.n) };
+            Ahead::new(self.args.out::<f32>(arg).as_ptr(), at, block.rows, block.columns)
+        };
+        loads.chain(stores).map(ahead).collect()
     }
     unsafe fn take(
         &self,

@@ -2,7 +2,11 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::product::Matrix;
+use crate::{
+    ahead::fetch,
+    product::Matrix,
+    square::{SQUARE, transposed},
+};
 
 /// Columns of a panel of a right operand: two of the widest SIMD registers.
 pub(crate) const COLUMNS: usize = 32;
@@ -11,8 +15,8 @@ pub(crate) const ROWS: usize = 12;
 
 /// Elements of a cache line.
 const LINE: usize = 16;
-/// Rows and columns that are transposed in registers.
-const SQUARE: usize = 4;
+/// A row is asked for so many rows before it is copied.
+const AHEAD: i64 = 16;
 /// Rows whose sums are added up one after the other, before these sums are added to those of other rows: bounds the rounding error.
 const SUMMED: usize = 32;
 
@@ -43,7 +47,10 @@ impl<const W: usize> WithSimd for Pack<'_, W> {
         let Pack { from, at, n, to } = self;
         if at.columns == 1 {
             for (l, row) in to.iter_mut().enumerate() {
-                let from = &from[(at.offset + l as i64 * at.rows) as usize..][..n];
+                let first = (at.offset + l as i64 * at.rows) as usize;
+                let next = from.as_ptr().wrapping_offset(first as isize + (AHEAD * at.rows) as isize);
+                (0..W).step_by(LINE).for_each(|part| fetch(next.wrapping_add(part)));
+                let from = &from[first..][..n];
                 if let Ok(from) = <&[f32; W]>::try_from(from) {
                     *row = *from;
                 } else {
@@ -65,9 +72,8 @@ impl<const W: usize> WithSimd for Pack<'_, W> {
                     };
                     let columns = [column(0), column(1), column(2), column(3)];
                     for (q, rows) in rows.as_chunks_mut::<SQUARE>().0.iter_mut().enumerate() {
-                        let [a, b, c, d] = columns.map(|column| column[q]);
-                        for i in 0..SQUARE {
-                            rows[i][first..first + SQUARE].copy_from_slice(&[a[i], b[i], c[i], d[i]]);
+                        for (row, x) in rows.iter_mut().zip(transposed(columns.map(|column| column[q]))) {
+                            row[first..first + SQUARE].copy_from_slice(&x);
                         }
                     }
                     first += SQUARE;
