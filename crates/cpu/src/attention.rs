@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
 use wgrad_ir::{AttentionDims, AttentionKernel, Operand};
 
 use crate::{
+    ahead::Ahead,
     args::{Args, Out},
     product::Matrix,
     scratch::Scratch,
@@ -19,7 +21,7 @@ pub(crate) const QUERIES: usize = 64;
 /// Keys per block: with as many queries, two blocks of scores fit the second-level cache beside what they are made of.
 pub(crate) const KEYS: usize = 256;
 /// Queries whose scores are computed together: what no query of such a group sees costs nothing.
-const GROUP: usize = 8;
+pub(crate) const GROUP: usize = 8;
 /// Keys whose scores are computed together: a widest SIMD register.
 const KEY_GROUP: usize = 16;
 
@@ -47,13 +49,34 @@ impl AttentionPlan {
             let mut keys = TransposedKeys { memory: Scratch::new(4 * KEYS * dims.width), holds: None };
             for item in items * task / tasks..items * (task + 1) / tasks {
                 let (head, block) = (item / blocks, item % blocks);
-                self.block(args, head / dims.heads, head % dims.heads, block * QUERIES, &mut keys);
+                let (b, h) = (head / dims.heads, head % dims.heads);
+                let ahead = if block + 1 == blocks { self.ahead(args, head + 1) } else { Aheads::new() };
+                self.block(args, (b, h, block * QUERIES), &mut keys, &ahead);
             }
         });
     }
 
+    /// What the first block of a head will read and write, if there is such a head.
+    fn ahead(&self, args: &Args<'_>, head: usize) -> Aheads {
+        let AttentionKernel { dims, q, k, v, out, .. } = &self.0;
+        if head >= dims.batch * dims.heads {
+            return Aheads::new();
+        }
+        let (b, h) = (head / dims.heads, head % dims.heads);
+        let g = h / (dims.heads / dims.kv_heads);
+        let (queries, keys) = (QUERIES.min(dims.queries), KEYS.min(dims.keys));
+        let all = [(q, h, queries), (k, g, keys), (v, g, keys), (out, h, queries)];
+        all.iter().map(|&(x, h, rows)| ahead(args, x, (b, h), rows, dims.width)).collect()
+    }
+
     /// Queries `[first, first + QUERIES)` of one head.
-    fn block(&self, args: &Args<'_>, b: usize, h: usize, first: usize, transposed: &mut TransposedKeys) {
+    fn block(
+        &self,
+        args: &Args<'_>,
+        (b, h, first): (usize, usize, usize),
+        transposed: &mut TransposedKeys,
+        ahead: &[Ahead],
+    ) {
         let AttentionKernel { dims, q, k, v, mask, out, lse } = &self.0;
         let rows = QUERIES.min(dims.queries - first);
         let width = dims.width;
@@ -79,6 +102,9 @@ impl AttentionPlan {
             }
             let v = Rows::new(args.read(v.arg), head(v, b, g).skip_rows(start), keys, width, &mut v_part);
             for (i, keys_seen) in seen.groups() {
+                if start == begin {
+                    ahead.iter().for_each(|ahead| ahead.fetch(i.start / GROUP, rows.div_ceil(GROUP)));
+                }
                 q.times(i.clone(), width, (&kt[keys_seen.start..], keys), scores, (i, keys_seen));
             }
             let mask = mask.map(|m| &m[start..start + keys]);
@@ -219,6 +245,20 @@ pub(crate) fn transpose(from: &[f32], at: Matrix, rows: usize, columns: usize, s
             }
         }
     }
+}
+
+/// Memory to ask for.
+pub(crate) type Aheads = SmallVec<[Ahead; 8]>;
+
+/// The first `rows` rows of one head.
+pub(crate) fn ahead(
+    args: &Args<'_>,
+    operand: &Operand,
+    (b, h): (usize, usize),
+    rows: usize,
+    width: usize,
+) -> Ahead {
+    Ahead::new(args.out::<f32>(operand.arg).as_ptr(), head(operand, b, h), rows, width)
 }
 
 /// The matrix `[time, width]` of one head.

@@ -3,8 +3,9 @@
 use wgrad_ir::{AttentionGradKernel, Operand};
 
 use crate::{
+    ahead::Ahead,
     args::Args,
-    attention::{KEYS, QUERIES, Rows, Seen, head, mask_of, range, store, transpose},
+    attention::{self, Aheads, GROUP, KEYS, QUERIES, Rows, Seen, head, mask_of, range, store, transpose},
     scratch::Scratch,
     softmax::{self, Scores},
     threads,
@@ -60,9 +61,22 @@ impl AttentionGradPlan {
             transpose(args.read(kernel.k.arg), at(&kernel.k), keys, width, scale, &mut kt[part.clone()]);
             transpose(args.read(kernel.v.arg), at(&kernel.v), keys, width, 1.0, &mut vt[part]);
         }
+        // Of the next head's rows, those that fit the cache.
+        let next = b * dims.kv_heads + g + 1;
+        let mut ahead = Aheads::new();
+        if next < dims.batch * dims.kv_heads {
+            let (b, g) = (next / dims.kv_heads, next % dims.kv_heads);
+            let (queries, keys) = ((g * group, QUERIES.min(dims.queries)), (g, KEYS.min(dims.keys)));
+            let reads = [(&kernel.q, queries), (&kernel.out, queries), (&kernel.grad_out, queries)];
+            let both = [(&kernel.k, keys), (&kernel.v, keys), (&kernel.grad_k, keys), (&kernel.grad_v, keys)];
+            let all = reads.iter().chain(&both);
+            ahead.extend(all.map(|&(x, (h, rows))| attention::ahead(args, x, (b, h), rows, width)));
+        }
         for h in g * group..(g + 1) * group {
             for first in (0..dims.queries).step_by(QUERIES) {
-                self.block(args, [b, g, h], first, (kt, vt), (grad_k, grad_v));
+                let last = h + 1 == (g + 1) * group && first + QUERIES >= dims.queries;
+                let ahead = if last { &*ahead } else { &[] };
+                self.block(args, [b, g, h], first, (kt, vt), (grad_k, grad_v), ahead);
             }
         }
         store(args.out(kernel.grad_k.arg), head(&kernel.grad_k, b, g), grad_k, width);
@@ -77,6 +91,7 @@ impl AttentionGradPlan {
         first: usize,
         (kt, vt): (&[f32], &[f32]),
         (grad_k, grad_v): (&mut [f32], &mut [f32]),
+        ahead: &[Ahead],
     ) {
         let kernel = &self.0;
         let dims = &kernel.dims;
@@ -110,6 +125,9 @@ impl AttentionGradPlan {
             let part = start * width..(start + keys) * width;
             let (kt, vt) = (&kt[part.clone()], &vt[part.clone()]);
             for (i, j) in seen.groups() {
+                if start <= from {
+                    ahead.iter().for_each(|ahead| ahead.fetch(i.start / GROUP, rows.div_ceil(GROUP)));
+                }
                 q.times(i.clone(), width, (&kt[j.start..], keys), scores, (i.clone(), j.clone()));
                 grad_out.times(i.clone(), width, (&vt[j.start..], keys), dp, (i, j));
             }
