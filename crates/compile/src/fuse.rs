@@ -152,6 +152,9 @@ impl Fuser<'_> {
             Op::Random { .. } => Info { cost: 40, ..Info::leaf(graph, id) },
             op if op.is_movement() => self.visit_movement(op, node.inputs[0]),
             op if op.is_elementwise() => {
+                if matches!(op, Op::Binary(BinaryOp::Add)) {
+                    self.add_up_in_turn(node.inputs[0], node.inputs[1]);
+                }
                 let mut info = self.union(&node.inputs);
                 while info.leaves.len() > self.max_leaves || info.cost > MAX_COST {
                     // Realize the operand that brings most, and count again.
@@ -178,6 +181,25 @@ impl Fuser<'_> {
                 info
             }
             _ => Info::leaf(graph, id),
+        }
+    }
+
+    /// Of a sum of many products, realizes what has been added up before the last one: each product then adds itself to the sum so
+    /// far, and none waits for the others.
+    fn add_up_in_turn(&mut self, x: NodeId, y: NodeId) {
+        let graph = self.graph;
+        let product = |id: NodeId| matches!(graph.node(id).op, Op::Dot) && self.uses[id.index()] == 1;
+        let sum = |id: NodeId| {
+            let leaves = &self.info[id.index()].leaves;
+            matches!(graph.node(id).op, Op::Binary(BinaryOp::Add))
+                && !self.layout.realized[id.index()]
+                && leaves.len() > 1
+                && leaves.iter().any(|(leaf, _)| product(*leaf))
+        };
+        for (so_far, last) in [(x, y), (y, x)] {
+            if sum(so_far) && product(last) {
+                return self.realize(so_far);
+            }
         }
     }
 

@@ -150,7 +150,7 @@ fn plan(graph: &Graph, made: &[bool], index: &Index, id: NodeId) -> Option<Plan>
         return None;
     }
     let elements = node.shape.elements();
-    let Cone { roots, virtual_nodes } = cone(graph, made, id)?;
+    let Cone { roots, virtual_nodes, .. } = cone(graph, made, id)?;
     let mut whole = roots.iter().filter(|r| 2 * graph.node(**r).shape.elements() > elements);
     let (&product, None) = (whole.next()?, whole.next()) else { return None };
     let is_dot = |n: NodeId| matches!(graph.node(n).op, Op::Dot);

@@ -23,9 +23,11 @@ pub fn schedule(graph: &Graph, made: &[bool]) -> Result<Graph, IrError> {
             continue;
         }
         let Some(cone) = cone(graph, made, id) else { continue };
-        let given = |n: &NodeId| matches!(graph.node(*n).op, Op::Input { .. });
+        let given = |n: &NodeId| is_given(graph, *n);
         let bytes = |n: NodeId| graph.node(n).shape.elements() * graph.node(n).dtype.host_bytes();
-        let frees: usize = cone.roots.iter().filter(|r| !given(r)).map(|&r| bytes(r)).sum();
+        // Of what it reads a part, the other parts stay: chunks of a batch, one after the other.
+        let freed = |r: &&NodeId| !given(r) && !cone.sliced.contains(r);
+        let frees: usize = cone.roots.iter().filter(freed).map(|&r| bytes(r)).sum();
         let Some(ready) = cone.roots.iter().filter(|r| !given(r)).map(|r| slot[r.index()]).max() else {
             continue;
         };
@@ -50,12 +52,22 @@ pub fn schedule(graph: &Graph, made: &[bool]) -> Result<Graph, IrError> {
     Ok(out)
 }
 
+/// Whether this is an input or a view of one: a parameter in its arena.
+fn is_given(graph: &Graph, mut id: NodeId) -> bool {
+    while graph.node(id).op.is_movement() {
+        id = graph.node(id).inputs[0];
+    }
+    matches!(graph.node(id).op, Op::Input { .. })
+}
+
 /// What a node is computed from without kernels in between.
 pub(crate) struct Cone {
     /// The nodes that other kernels make, or the caller gives; barriers.
     pub(crate) roots: Vec<NodeId>,
     /// Elementwise nodes and movements between them and the node.
     pub(crate) virtual_nodes: Vec<NodeId>,
+    /// Those roots of which only parts are read.
+    pub(crate) sliced: FxHashSet<NodeId>,
 }
 
 /// Larger cones stay where they are.
@@ -63,32 +75,44 @@ const MAX_CONE: usize = 200;
 
 /// The cone of a node; nothing where it is large. Barriers end it.
 pub(crate) fn cone(graph: &Graph, made: &[bool], id: NodeId) -> Option<Cone> {
-    let mut cone = Cone { roots: Vec::new(), virtual_nodes: Vec::new() };
+    let mut cone = Cone { roots: Vec::new(), virtual_nodes: Vec::new(), sliced: FxHashSet::default() };
     let mut seen: FxHashSet<NodeId> = FxHashSet::default();
-    let mut open: Vec<NodeId> = graph.node(id).inputs.to_vec();
-    while let Some(n) = open.pop() {
+    let mut whole: FxHashSet<NodeId> = FxHashSet::default();
+    let mut open: Vec<(NodeId, bool)> = graph.node(id).inputs.iter().map(|&i| (i, false)).collect();
+    while let Some((n, part)) = open.pop() {
         let op = &graph.node(n).op;
+        let inputs = || graph.node(n).inputs.iter();
+        let mut root = |n| {
+            cone.roots.push(n);
+            if part {
+                cone.sliced.insert(n)
+            } else {
+                whole.insert(n)
+            };
+        };
         match op {
-            _ if made[n.index()] => cone.roots.push(n),
-            Op::Barrier => cone.roots.push(n),
+            _ if made[n.index()] => root(n),
+            Op::Barrier => root(n),
             Op::Const(_) | Op::Scalar { .. } | Op::Iota { .. } | Op::Random { .. } => {
                 // Made inside of kernels; they move along.
                 if seen.insert(n) {
                     cone.virtual_nodes.push(n);
-                    open.extend(graph.node(n).inputs.iter());
+                    open.extend(inputs().map(|&i| (i, part)));
                 }
             }
             _ if op.is_elementwise() || op.is_movement() => {
                 if seen.insert(n) {
                     cone.virtual_nodes.push(n);
-                    open.extend(graph.node(n).inputs.iter());
+                    let part = part || matches!(op, Op::Slice { .. });
+                    open.extend(inputs().map(|&i| (i, part)));
                 }
             }
-            _ => cone.roots.push(n),
+            _ => root(n),
         }
         if cone.virtual_nodes.len() > MAX_CONE {
             return None;
         }
     }
+    cone.sliced.retain(|root| !whole.contains(root));
     Some(cone)
 }
