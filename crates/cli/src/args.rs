@@ -45,6 +45,8 @@ pub(crate) enum Command {
 #[command(after_help = "\
 A run folder (runs/NAME-001, or --out) holds recipe.toml, metrics.jsonl, loss.svg, samples.txt and checkpoints/.
 Ctrl-C saves a checkpoint and leaves; --resume continues bit for bit.
+Where memory is short: --set train.gradient_checkpointing=true computes activations again in the backward pass,
+--set train.loss_chunk=1024 computes logits for so many tokens at a time; `wgrad plan` says what each saves.
 
 Examples:
   wgrad train recipes/gpt-nano.toml
@@ -80,7 +82,8 @@ pub(crate) struct TrainArgs {
 #[command(after_help = "\
 The step is traced and compiled by the code that trains, and counted instead of run. The text need not be there.
 Bytes are those that the device allocates for training; validation and samples need less.
-Exits with 1 if the memory does not suffice.
+The last lines compare with other settings of train.gradient_checkpointing and train.loss_chunk.
+Exits with 1 if the memory does not suffice; the message names settings that fit.
 
 Examples:
   wgrad plan recipes/gpt-nano.toml

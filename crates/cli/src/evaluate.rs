@@ -20,10 +20,10 @@ pub(crate) fn run(args: EvaluateArgs) -> Result<ExitCode, Failure> {
     };
     let recipe = Recipe::from_file(&path, &args.overrides)?;
     let opened = wgrad::devices().open(&args.device.device)?;
-    let model =
-        Pretrained::load(&args.checkpoint, &opened.device, |warning| eprintln!("warning: {warning}"))?;
-    let validation = Validation::build(&recipe, model.tokenizer(), None)?;
-    let loss = model.evaluate(&validation, recipe.train.batch_size)?;
+    let warn = |warning| eprintln!("warning: {warning}");
+    let model = Pretrained::load(&args.checkpoint, &opened.device, warn)?;
+    let validation = Validation::build(&recipe, model.tokenizer(), None, warn)?;
+    let loss = model.evaluate(&validation, recipe.train.batch_size, recipe.train.loss_chunk)?;
     let windows = validation.starts.len();
     println!("checkpoint       {}", model.folder().display());
     println!("windows          {windows} of {} tokens", validation.context);

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use wgrad::train::{Interrupt, Outcome, ProfileOptions, RunOptions, resume, train};
+use wgrad::train::{Interrupt, Outcome, ProfileOptions, RunOptions, TrainError, resume, train};
 
 use crate::Failure;
 use crate::args::TrainArgs;
@@ -32,11 +32,11 @@ pub(crate) fn run(args: TrainArgs) -> Result<ExitCode, Failure> {
     let profile = args.profile.map(|steps| ProfileOptions { steps, out: args.profile_out.clone() });
     let options = RunOptions { device: opened.device, interrupt, profile };
     let outcome = match (&args.resume, recipe) {
-        (Some(folder), recipe) => resume(folder, recipe, &args.overrides, options)?,
-        (None, Some(recipe)) => train(recipe, args.out.as_deref(), options)?,
+        (Some(folder), recipe) => resume(folder, recipe, &args.overrides, options),
+        (None, Some(recipe)) => train(recipe, args.out.as_deref(), options),
         (None, None) => return Err("a recipe is needed, or --resume with a run folder".into()),
     };
-    Ok(match outcome {
+    Ok(match outcome.map_err(|error| with_way_out(error, &args))? {
         Outcome::Finished { validation_loss, folder } => {
             println!("done: validation loss {validation_loss:.4}, run folder {}", folder.display());
             ExitCode::SUCCESS
@@ -49,4 +49,18 @@ pub(crate) fn run(args: TrainArgs) -> Result<ExitCode, Failure> {
             ExitCode::from(INTERRUPTED)
         }
     })
+}
+
+/// Where a step is too large, names the command that looks for settings with which it is not.
+fn with_way_out(error: TrainError, args: &TrainArgs) -> Failure {
+    if !error.is_too_large() {
+        return error.into();
+    }
+    let recipe = match (&args.recipe, &args.resume) {
+        (Some(recipe), _) => recipe.clone(),
+        (None, Some(folder)) => folder.join("recipe.toml"),
+        (None, None) => return error.into(),
+    };
+    let (recipe, device) = (recipe.display(), &args.device.device);
+    format!("{error}; `wgrad plan {recipe} --device {device}` says what would fit").into()
 }

@@ -107,6 +107,25 @@ fn a_damaged_checkpoint_is_passed_over_with_a_warning_and_the_run_is_the_same() 
 }
 
 #[test]
+fn a_damaged_token_cache_is_rebuilt_with_a_notice() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let out = dir.path().join("run");
+    succeed(train(&out, &SHORT));
+    let expected = curve(&out);
+    let mut files = fs::read_dir(out.join("tokens")).expect("listed").flatten();
+    let file = files.next().expect("a file").path();
+    fs::write(&file, "not tokens").expect("written");
+    fs::remove_dir_all(out.join("checkpoints/step-000040")).expect("removed");
+    let output = output(resume(&out));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let notices: Vec<&str> = error.lines().filter(|line| line.contains("token cache")).collect();
+    assert!(notices.len() == 1 && notices[0].contains("is damaged"), "{error}");
+    assert!(notices[0].contains("the text is tokenised anew"), "{error}");
+    assert_eq!(curve(&out), expected);
+}
+
+#[test]
 fn a_run_folder_with_only_damaged_checkpoints_is_refused_by_file() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let out = dir.path().join("run");

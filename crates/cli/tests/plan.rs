@@ -53,6 +53,67 @@ fn a_step_that_does_not_fit_is_an_error_that_says_what_does() {
     assert!(!output.stdout.is_empty(), "the plan is shown all the same");
 }
 
+/// Logits of 256 x 4096: 4 MiB.
+const LARGE: [&str; 4] =
+    ["--set", "data.tokenizer={kind='bpe', vocab_size=4096}", "--set", "model.n_layer=4"];
+
+#[test]
+fn a_plan_compares_the_settings_that_save_memory() {
+    let text = succeed(plan(&LARGE));
+    for start in [
+        "with gradient_checkpointing: ",
+        "with loss_chunk = 128: ",
+        "with gradient_checkpointing, loss_chunk = 128: ",
+    ] {
+        let line =
+            text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
+        assert!(line.contains("MiB") && line.contains("work, largest batch "), "{line}");
+    }
+    let text = succeed(plan(&[&LARGE[..], &["--json"]].concat()));
+    let plan: Value = serde_json::from_str(&text).expect("one JSON object");
+    assert_eq!((&plan["gradient_checkpointing"], &plan["loss_chunk"]), (&false.into(), &0.into()));
+    let others = plan["alternatives"].as_array().expect("a list");
+    assert_eq!(others.len(), 3);
+    let own = plan["memory"]["peak"].as_u64().expect("bytes");
+    for other in others {
+        assert!(other["peak_bytes"].as_u64().expect("bytes") < own, "{other}");
+        let more = other["gradient_checkpointing"] == true;
+        assert_eq!(other["work"].as_f64().expect("a number") > 1.0, more, "{other}");
+        assert!(
+            other["largest_batch"]["batch_size"].as_u64() >= plan["largest_batch"]["batch_size"].as_u64()
+        );
+    }
+}
+
+#[test]
+fn where_memory_is_short_the_error_names_the_setting_that_fits_and_it_does() {
+    // Between what the step needs as it is and what it needs in chunks.
+    let json = |extra: &[&str]| -> Value {
+        let output = output(plan(&[&LARGE[..], &["--json"], extra].concat()));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let peak = |plan: &Value| plan["memory"]["peak"].as_u64().expect("bytes");
+    let (plain, chunks) = (json(&[]), json(&["--set", "train.loss_chunk=128"]));
+    let memory = ((peak(&plain) + peak(&chunks)) / 2).to_string();
+    let output = output(plan(&[&LARGE[..], &["--memory", &memory]].concat()));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("`--set train.loss_chunk=128` fits, with"), "{error}");
+    assert!(error.contains("the same work") && error.contains("train.batch_size="), "{error}");
+    succeed(plan(&[&LARGE[..], &["--memory", &memory, "--set", "train.loss_chunk=128"]].concat()));
+}
+
+#[test]
+fn a_model_that_no_batch_makes_fit_is_told_without_a_word_of_the_batch() {
+    let output = output(plan(&["--memory", "200KiB"]));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("alone take 524") && error.ends_with("choose a smaller model\n"), "{error}");
+    let output = self::output(plan(&["--set", "model.n_layer=40000000"]));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("choose a smaller model") && !error.contains("batch"), "{error}");
+}
+
 #[test]
 fn a_wrong_recipe_is_refused_before_a_device_is_opened() {
     let mut command = wgrad();

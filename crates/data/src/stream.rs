@@ -36,34 +36,39 @@ impl TokenStream {
     /// it is missing.
     ///
     /// The file is named after the SHA-256 of the texts and the tokenizer, so that a change of either makes
-    /// another file, and a stale one is never used.
+    /// another file, and a stale one is never used. One that is damaged is written anew, and `warn` gets a sentence
+    /// about it.
     ///
     /// # Errors
-    /// [`DataError::Io`] for files, [`DataError::Cache`] for a damaged cache file, [`DataError::SourceChanged`] if
-    /// the texts change meanwhile, and the errors of [`Tokenizer::encode`].
-    pub fn build(documents: &Documents, tokenizer: &Tokenizer, cache: &Path) -> Result<Self> {
+    /// [`DataError::Io`] for files, [`DataError::SourceChanged`] if the texts change meanwhile, [`DataError::Cache`] for
+    /// a disk that does not give back what was just written, and the errors of [`Tokenizer::encode`].
+    pub fn build(
+        documents: &Documents,
+        tokenizer: &Tokenizer,
+        cache: &Path,
+        warn: impl FnOnce(String),
+    ) -> Result<Self> {
         let key = key_of(documents, tokenizer)?;
         let path = cache_path(cache, &key);
-        if !path.exists() {
-            fs::create_dir_all(cache).map_err(DataError::io("create", cache))?;
-            let vocab_size = checked_vocab(tokenizer.vocab_size())?;
-            let width = Width::for_vocab(tokenizer.vocab_size());
-            let mut writer = CacheWriter::create(&path, width, vocab_size)?;
-            let read = tokenize(documents, tokenizer, |ids| writer.push(ids))?;
-            if read != key {
-                return Err(DataError::SourceChanged);
+        if path.exists() {
+            match Self::open_with_key(&path, &key) {
+                Err(DataError::Cache { expected, found, .. }) => warn(format!(
+                    "the token cache `{}` is damaged (expected {expected}, found {found}); the text is tokenised anew",
+                    path.display()
+                )),
+                opened => return opened,
             }
-            writer.finish(&key)?;
         }
-        let (stream, found) = Self::open_with_key(&path)?;
-        if found != key {
-            return Err(DataError::Cache {
-                path,
-                expected: format!("the tokens of texts with key {}", hex(&key)),
-                found: format!("key {}", hex(&found)),
-            });
+        fs::create_dir_all(cache).map_err(DataError::io("create", cache))?;
+        let vocab_size = checked_vocab(tokenizer.vocab_size())?;
+        let width = Width::for_vocab(tokenizer.vocab_size());
+        let mut writer = CacheWriter::create(&path, width, vocab_size)?;
+        let read = tokenize(documents, tokenizer, |ids| writer.push(ids))?;
+        if read != key {
+            return Err(DataError::SourceChanged);
         }
-        Ok(stream)
+        writer.finish(&key)?;
+        Self::open_with_key(&path, &key)
     }
 
     /// Tokenises `documents` into memory.
@@ -101,12 +106,24 @@ impl TokenStream {
     /// # Errors
     /// [`DataError::Io`] if it cannot be opened, [`DataError::Cache`] if it is damaged or truncated.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with_key(path).map(|(stream, _)| stream)
+        Ok(Self::mapped(Cache::open(path)?))
     }
 
-    fn open_with_key(path: &Path) -> Result<(Self, Key)> {
-        let Cache { map, width, len, vocab_size, key } = Cache::open(path)?;
-        Ok((Self { storage: Storage::Mapped(map), width, len, vocab_size }, key))
+    /// Opens the file if it holds the tokens of this key.
+    fn open_with_key(path: &Path, key: &Key) -> Result<Self> {
+        let cache = Cache::open(path)?;
+        if cache.key != *key {
+            return Err(DataError::Cache {
+                path: path.to_owned(),
+                expected: format!("the tokens of texts with key {}", hex(key)),
+                found: format!("key {}", hex(&cache.key)),
+            });
+        }
+        Ok(Self::mapped(cache))
+    }
+
+    fn mapped(Cache { map, width, len, vocab_size, .. }: Cache) -> Self {
+        Self { storage: Storage::Mapped(map), width, len, vocab_size }
     }
 
     /// Number of tokens.
@@ -266,6 +283,11 @@ mod tests {
 
     const TEXTS: [&str; 3] = ["the lowest of the low", "", "naïve newest of the new"];
 
+    /// For a cache that has nothing to complain of.
+    fn intact(warning: String) {
+        panic!("{warning}");
+    }
+
     fn cache_files(dir: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(dir).expect("a folder");
         entries.map(|entry| entry.expect("an entry").path()).collect()
@@ -277,7 +299,7 @@ mod tests {
         let documents = Documents::from_texts(TEXTS);
         let cache = dir.path().join("new/cache");
         for _ in 0..2 {
-            let stream = TokenStream::build(&documents, &Tokenizer::Bytes, &cache).expect("built");
+            let stream = TokenStream::build(&documents, &Tokenizer::Bytes, &cache, intact).expect("built");
             let ids: Vec<u8> = stream.get(0..stream.len()).expect("all").iter().map(|&id| id as u8).collect();
             assert_eq!(ids, TEXTS.join("\n\n").as_bytes());
             assert_eq!((stream.token_bytes(), stream.vocab_size()), (1, 256));
@@ -290,7 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let documents = Documents::from_texts(TEXTS);
         let tokenizer = Tokenizer::train_bpe(&documents, &BpeOptions::new(270)).expect("trained");
-        let mapped = TokenStream::build(&documents, &tokenizer, dir.path()).expect("built");
+        let mapped = TokenStream::build(&documents, &tokenizer, dir.path(), intact).expect("built");
         let owned = TokenStream::in_memory(&documents, &tokenizer).expect("built");
         assert_eq!(mapped.token_bytes(), 2);
         let ids = mapped.get(0..mapped.len()).expect("all");
@@ -303,9 +325,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let documents = Documents::from_texts(TEXTS);
         let bpe = Tokenizer::train_bpe(&documents, &BpeOptions::new(256)).expect("trained");
-        TokenStream::build(&documents, &Tokenizer::Bytes, dir.path()).expect("built");
-        TokenStream::build(&documents, &bpe, dir.path()).expect("built");
-        TokenStream::build(&Documents::from_texts(["other"]), &bpe, dir.path()).expect("built");
+        TokenStream::build(&documents, &Tokenizer::Bytes, dir.path(), intact).expect("built");
+        TokenStream::build(&documents, &bpe, dir.path(), intact).expect("built");
+        TokenStream::build(&Documents::from_texts(["other"]), &bpe, dir.path(), intact).expect("built");
         assert_eq!(cache_files(dir.path()).len(), 3);
     }
 
@@ -313,36 +335,62 @@ mod tests {
     fn a_cache_file_with_any_byte_changed_or_missing_is_an_error() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let documents = Documents::from_texts(TEXTS);
-        TokenStream::build(&documents, &Tokenizer::Bytes, dir.path()).expect("built");
+        TokenStream::build(&documents, &Tokenizer::Bytes, dir.path(), intact).expect("built");
         let path = cache_files(dir.path()).remove(0);
-        let intact = fs::read(&path).expect("the file");
-        for at in 0..intact.len() {
-            let mut bytes = intact.clone();
+        let whole = fs::read(&path).expect("the file");
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
             fs::write(&path, bytes).expect("written");
             assert!(matches!(TokenStream::open(&path), Err(DataError::Cache { .. })), "byte {at} changed");
         }
-        for length in 0..intact.len() {
-            fs::write(&path, &intact[..length]).expect("written");
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).expect("written");
             assert!(
                 matches!(TokenStream::open(&path), Err(DataError::Cache { .. })),
                 "cut to {length} bytes"
             );
         }
-        let error = TokenStream::build(&documents, &Tokenizer::Bytes, dir.path()).expect_err("damaged");
+        let error = TokenStream::open(&path).expect_err("damaged");
         assert!(error.to_string().contains("delete it"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_cache_file_is_written_anew_with_a_notice() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let documents = Documents::from_texts(TEXTS);
+        TokenStream::build(&documents, &Tokenizer::Bytes, dir.path(), intact).expect("built");
+        let path = cache_files(dir.path()).remove(0);
+        let whole = fs::read(&path).expect("the file");
+        let mut changed = whole.clone();
+        changed[HEADER + 3] ^= 1;
+        for damaged in [&changed[..], &whole[..HEADER + 5], &whole[..7], b""] {
+            fs::write(&path, damaged).expect("written");
+            let mut notice = None;
+            let stream =
+                TokenStream::build(&documents, &Tokenizer::Bytes, dir.path(), |text| notice = Some(text));
+            assert_eq!(stream.expect("built anew").len(), whole.len() - HEADER);
+            let notice = notice.expect("a notice");
+            assert!(notice.contains("is damaged (expected") && !notice.contains('\n'), "{notice}");
+            assert!(fs::read(&path).expect("the file") == whole);
+            assert_eq!(cache_files(dir.path()).len(), 1);
+            TokenStream::build(&documents, &Tokenizer::Bytes, dir.path(), intact).expect("intact");
+        }
     }
 
     #[test]
     fn a_cache_file_under_another_key_is_not_used() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        TokenStream::build(&Documents::from_texts(["one"]), &Tokenizer::Bytes, dir.path()).expect("built");
+        TokenStream::build(&Documents::from_texts(["one"]), &Tokenizer::Bytes, dir.path(), intact)
+            .expect("built");
         let path = cache_files(dir.path()).remove(0);
         let other = Documents::from_texts(["two"]);
         let key = key_of(&other, &Tokenizer::Bytes).expect("a key");
         fs::rename(path, cache_path(dir.path(), &key)).expect("renamed");
-        let stale = TokenStream::build(&other, &Tokenizer::Bytes, dir.path());
-        assert!(matches!(stale, Err(DataError::Cache { .. })));
+        let mut notice = String::new();
+        let stream = TokenStream::build(&other, &Tokenizer::Bytes, dir.path(), |text| notice = text);
+        assert_eq!(stream.expect("built anew").get(0..3).expect("three"), b"two".map(u32::from));
+        assert!(notice.contains("with key"), "{notice}");
     }
 
     #[test]

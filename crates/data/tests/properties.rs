@@ -54,7 +54,7 @@ proptest! {
     fn a_cached_stream_equals_the_one_in_memory(texts in prop::collection::vec(".{0,30}", 0..5)) {
         let documents = Documents::from_texts(texts);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let cached = TokenStream::build(&documents, &Tokenizer::Bytes, folder.path()).expect("built");
+        let cached = TokenStream::build(&documents, &Tokenizer::Bytes, folder.path(), |warning| panic!("{warning}")).expect("built");
         let owned = TokenStream::in_memory(&documents, &Tokenizer::Bytes).expect("built");
         prop_assert_eq!(cached.get(0..cached.len()).expect("all"), owned.get(0..owned.len()).expect("all"));
     }

@@ -26,7 +26,9 @@ fn a_stream_of_bytes_is_the_text_and_its_windows_are_slices_of_it() {
     let cache = tempfile::tempdir().expect("a temporary folder");
     let documents = split(2019, 2021);
     let text = documents.text().expect("readable");
-    let stream = TokenStream::build(&documents, &Tokenizer::Bytes, cache.path()).expect("built");
+    let stream =
+        TokenStream::build(&documents, &Tokenizer::Bytes, cache.path(), |warning| panic!("{warning}"))
+            .expect("built");
     assert_eq!(stream.len(), text.len());
 
     let slice = |start: usize| text[start..start + 128].iter().map(|&byte| i32::from(byte));
@@ -56,7 +58,8 @@ fn a_trained_vocabulary_shortens_the_speeches_and_restores_them() {
     tokenizer.save(folder.path()).expect("saved");
     let loaded = Tokenizer::load(folder.path()).expect("loaded");
 
-    let stream = TokenStream::build(&documents, &tokenizer, folder.path()).expect("built");
+    let stream = TokenStream::build(&documents, &tokenizer, folder.path(), |warning| panic!("{warning}"))
+        .expect("built");
     let ids = stream.get(0..stream.len()).expect("all");
     let text = documents.text().expect("readable");
     assert!(ids.len() * 2 < text.len(), "{} tokens for {} bytes", ids.len(), text.len());

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 use wgrad_nn::NnError;
+use wgrad_runtime::human_bytes;
 use wgrad_tensor::TensorError;
 
 /// A failure to make, load, save or run a model.
@@ -34,6 +35,21 @@ pub enum ModelError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// The weights alone are more than there is room for.
+    #[error("{device}: a {model} of {parameters} parameters takes {}, but only {} are available; choose a smaller model (fewer or \
+        narrower layers, a smaller vocabulary)", human_bytes(*.needed), human_bytes(*.available))]
+    TooLarge {
+        /// Where the weights were to lie.
+        device: String,
+        /// The kind of model.
+        model: &'static str,
+        /// How many numbers it has.
+        parameters: usize,
+        /// Their bytes.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
     },
     /// A parameter could not be made.
     #[error("parameter `{name}`: {source}")]

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use wgrad_nn::{
     Activation, Context, Conv1D, Dropout, Embedding, Init, Initializer, LayerNorm, Linear, Module,
-    functional::{Attention, cross_entropy, scaled_dot_product_attention},
+    functional::{Attention, cross_entropy, linear_cross_entropy, scaled_dot_product_attention},
     safetensors,
 };
-use wgrad_runtime::{DeviceHandle, check_available};
+use wgrad_runtime::{DeviceError, DeviceHandle, check_available};
 use wgrad_tensor::{DType, Tensor, TensorError, checkpoint};
 
 use crate::{CausalLanguageModel, ModelError, pretrained};
@@ -54,9 +54,16 @@ impl Gpt2LMHead {
     pub fn new(config: &Gpt2Config, init: &Init, scheme: Gpt2Init) -> Result<Self, ModelError> {
         config.validate()?;
         // Parameters are drawn on the host before they go to the device.
-        let bytes = (config.parameters() as u64).saturating_mul(init.dtype().host_bytes() as u64);
-        let what = || format!("a GPT-2 of {} parameters", config.parameters());
-        check_available(&init.device().info().id, what, bytes).map_err(TensorError::from)?;
+        let parameters = config.parameters();
+        let bytes = (parameters as u64).saturating_mul(init.dtype().host_bytes() as u64);
+        check_available(&init.device().info().id, || "its weights".into(), bytes).map_err(
+            |error| match error {
+                DeviceError::OutOfMemory { device, needed, available, .. } => {
+                    ModelError::TooLarge { device, model: "GPT-2", parameters, needed, available }
+                }
+                error => TensorError::from(error).into(),
+            },
+        )?;
         let weights = match scheme {
             Gpt2Init::Zeros => Initializer::Zeros,
             Gpt2Init::Plain | Gpt2Init::ScaledResiduals => {
@@ -140,6 +147,14 @@ impl Gpt2LMHead {
     #[track_caller]
     pub fn next_token_loss(logits_btv: &Tensor, targets_bt: &Tensor) -> Tensor {
         cross_entropy(logits_btv, targets_bt, None)
+    }
+
+    /// As [`Gpt2LMHead::next_token_loss`] of the logits of `x_btc`, the residual stream after the final norm (the result of
+    /// [`Gpt2Model::forward`]), of which only those of `chunk` positions exist at one time: see [`linear_cross_entropy`].
+    #[track_caller]
+    pub fn next_token_loss_in_chunks(&self, x_btc: &Tensor, targets_bt: &Tensor, chunk: usize) -> Tensor {
+        let weight = self.lm_head.as_ref().map_or(&self.transformer.wte.weight, |lm_head| &lm_head.weight);
+        linear_cross_entropy(x_btc, &weight.tensor(), targets_bt, None, chunk)
     }
 
     /// Reads a folder of `config.json` and `model.safetensors` as Hugging Face writes them, with or without the prefix

@@ -91,6 +91,39 @@ fn memory_for_activations_does_not_grow_with_depth_as_it_does_without() -> Outco
 }
 
 #[test]
+fn memory_for_the_loss_in_chunks_is_that_of_one_chunk_whatever_their_number() -> Outcome {
+    let device = device();
+    let (v, c, positions) = (4096, 4, BATCH * CONTEXT);
+    let config = Gpt2Config {
+        vocab_size: v,
+        n_positions: CONTEXT,
+        n_embd: c,
+        n_layer: 1,
+        n_head: 1,
+        ..Gpt2Config::default()
+    };
+    let bytes = |chunk: usize| -> Result<u64, Box<dyn std::error::Error>> {
+        let model = Gpt2LMHead::new(&config, &Init::new(&device, 5), Gpt2Init::default())?;
+        let mut opt = AdamW::new(decay_matrices_only(&model, 0.1), AdamWConfig::default());
+        device.cache().clear();
+        let x = model.transformer.forward(&ids(0, &device), None, &Context::train(1, 2));
+        opt.step(&model.next_token_loss_in_chunks(&x, &ids(3, &device), chunk))?;
+        let programs = device.cache().executables();
+        Ok(programs.iter().map(|p| p.program().temps.iter().sum::<u64>()).max().unwrap_or(0))
+    };
+    let logits = |positions: usize| (4 * positions * v) as u64;
+    let table = (4 * v * c) as u64;
+    // Of 16 chunks there is one at a time, its logits and their gradient; and some sums of the table's gradient.
+    let (whole, few, many) = (bytes(positions)?, bytes(positions / 4)?, bytes(positions / 16)?);
+    for (chunks, bytes) in [(4, few), (16, many)] {
+        let saved = 2 * logits(positions) - 3 * logits(positions / chunks);
+        assert!(bytes + saved <= whole + 4 * table, "{bytes} bytes in {chunks} chunks, {whole} at once");
+    }
+    assert!(many < few);
+    Ok(())
+}
+
+#[test]
 fn a_step_updates_in_place_unless_somebody_holds_the_logits_and_learns_the_same() -> Outcome {
     let (mut weights, mut updated) = (Vec::new(), Vec::new());
     for hold in [false, true] {

@@ -9,8 +9,8 @@ use crate::human_bytes;
 #[derive(Clone, Debug, Error)]
 pub enum DeviceError {
     /// Memory is short.
-    #[error("{device}: {what} needs {}, but only {} are available; use a smaller batch, a shorter context or a smaller model",
-        human_bytes(*.needed), human_bytes(*.available))]
+    #[error("{device}: {what} needs {}, but {} available; use a smaller batch, a shorter context or a smaller model",
+        human_bytes(*.needed), there_is(*.available))]
     OutOfMemory {
         /// The device.
         device: String,
@@ -95,6 +95,14 @@ pub enum DeviceError {
     /// The program itself is inconsistent.
     #[error(transparent)]
     Ir(#[from] IrError),
+}
+
+/// What a message says of available memory, which drivers of GPUs do not tell.
+fn there_is(available: u64) -> String {
+    match available {
+        0 => "the driver says that it is not".to_owned(),
+        bytes => format!("only {} are", human_bytes(bytes)),
+    }
 }
 
 impl DeviceError {

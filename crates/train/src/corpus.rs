@@ -33,12 +33,17 @@ pub struct Validation {
 }
 
 impl Corpus {
-    /// Reads and tokenises both splits; streams are cached in `cache`. `tokenizer` is that of a run which goes on; without
-    /// one it is made as the recipe says.
+    /// Reads and tokenises both splits; streams are cached in `cache`, where damaged ones are replaced: `warn` gets a sentence
+    /// about each. `tokenizer` is that of a run which goes on; without one it is made as the recipe says.
     ///
     /// # Errors
     /// Text that cannot be read, or is shorter than one window.
-    pub fn build(recipe: &Recipe, tokenizer: Option<Tokenizer>, cache: &Path) -> Result<Self> {
+    pub fn build(
+        recipe: &Recipe,
+        tokenizer: Option<Tokenizer>,
+        cache: &Path,
+        mut warn: impl FnMut(String),
+    ) -> Result<Self> {
         std::fs::create_dir_all(cache).map_err(TrainError::io("make", cache))?;
         let root = recipe.data.root.as_deref().unwrap_or(Path::new(""));
         let documents = recipe.data.train.resolve(root)?;
@@ -46,8 +51,8 @@ impl Corpus {
             Some(tokenizer) => tokenizer,
             None => recipe.data.tokenizer.build(&documents, root)?,
         };
-        let train = Arc::new(TokenStream::build(&documents, &tokenizer, cache)?);
-        let validation = Validation::build(recipe, &tokenizer, Some(cache))?;
+        let train = Arc::new(TokenStream::build(&documents, &tokenizer, cache, &mut warn)?);
+        let validation = Validation::build(recipe, &tokenizer, Some(cache), warn)?;
         Ok(Corpus { tokenizer, train, validation })
     }
 }
@@ -57,11 +62,16 @@ impl Validation {
     ///
     /// # Errors
     /// As [`Corpus::build`].
-    pub fn build(recipe: &Recipe, tokenizer: &Tokenizer, cache: Option<&Path>) -> Result<Self> {
+    pub fn build(
+        recipe: &Recipe,
+        tokenizer: &Tokenizer,
+        cache: Option<&Path>,
+        warn: impl FnOnce(String),
+    ) -> Result<Self> {
         let root = recipe.data.root.as_deref().unwrap_or(Path::new(""));
         let documents = recipe.data.validation.resolve(root)?;
         let stream = match cache {
-            Some(cache) => TokenStream::build(&documents, tokenizer, cache)?,
+            Some(cache) => TokenStream::build(&documents, tokenizer, cache, warn)?,
             None => TokenStream::in_memory(&documents, tokenizer)?,
         };
         let bytes = documents.text()?.len() as u64;

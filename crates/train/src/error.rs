@@ -3,6 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use wgrad_optim::OptimError;
+use wgrad_runtime::{DeviceError, human_bytes};
+use wgrad_tensor::TensorError;
+
 use crate::RecipeError;
 
 /// `Result` with [`TrainError`].
@@ -26,10 +30,26 @@ pub enum TrainError {
     Nn(#[from] wgrad_nn::NnError),
     /// The optimizer.
     #[error(transparent)]
-    Optim(#[from] wgrad_optim::OptimError),
+    Optim(#[from] OptimError),
     /// A computation, or the device.
     #[error(transparent)]
-    Tensor(#[from] wgrad_tensor::TensorError),
+    Tensor(#[from] TensorError),
+    /// Weights, gradients and optimizer state alone are more than there is room for.
+    #[error("{device}: training {parameters} parameters takes {} for {what}, whatever the batch, but \
+        only {} are available; choose a smaller model (model.n_layer, model.n_embd, the vocabulary)",
+        human_bytes(*.needed), human_bytes(*.available))]
+    ModelTooLarge {
+        /// The device.
+        device: String,
+        /// How many numbers the model has.
+        parameters: usize,
+        /// What they are kept with.
+        what: &'static str,
+        /// Bytes that all of this takes.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+    },
     /// The operating system refused a file operation: a full disk, for one.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
@@ -75,13 +95,22 @@ pub enum TrainError {
     Picture(String),
 }
 
-impl From<wgrad_runtime::DeviceError> for TrainError {
-    fn from(error: wgrad_runtime::DeviceError) -> Self {
+impl From<DeviceError> for TrainError {
+    fn from(error: DeviceError) -> Self {
         TrainError::Tensor(error.into())
     }
 }
 
 impl TrainError {
+    /// Whether a step exceeds the memory that there is or a limit of the device, so that one with a smaller batch or other settings
+    /// might do.
+    pub fn is_too_large(&self) -> bool {
+        let (TrainError::Tensor(error) | TrainError::Optim(OptimError::Tensor(error))) = self else {
+            return false;
+        };
+        matches!(error, TensorError::Device(DeviceError::OutOfMemory { .. } | DeviceError::TooLarge { .. }))
+    }
+
     /// Wraps an I/O error with the operation and the path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();

@@ -9,6 +9,7 @@ use wgrad_nn::{Context, Init, Module, safetensors};
 use wgrad_optim::{
     AveragedModel, LrScheduler, Optimizer, OptimizerSpec, OptimizerState, Rate, Sgd, SgdConfig, StepOutcome,
 };
+use wgrad_runtime::{DeviceKind, available_memory};
 use wgrad_tensor::{DeviceHandle, Tensor};
 
 use crate::error::{Result, TrainError};
@@ -38,6 +39,7 @@ pub(crate) struct Learner {
     micro_batches: usize,
     /// Whether a step computes the loss several times.
     needs_closure: bool,
+    loss_chunk: usize,
 }
 
 impl Learner {
@@ -45,6 +47,11 @@ impl Learner {
     pub(crate) fn new(recipe: &Recipe, vocab_size: usize, device: &DeviceHandle) -> Result<Self> {
         let scheme =
             if recipe.model.rescale_residual_init { Gpt2Init::ScaledResiduals } else { Gpt2Init::Plain };
+        if matches!(device.info().kind, DeviceKind::Cpu | DeviceKind::SoftwareGpu) {
+            // A twentieth stays free.
+            let available = available_memory();
+            check_model(recipe, vocab_size, &device.info().id, available - available / 20)?;
+        }
         Self::with_init(recipe, vocab_size, device, scheme)
     }
 
@@ -60,7 +67,8 @@ impl Learner {
         scheme: Gpt2Init,
     ) -> Result<Self> {
         let init = Init::new(device, recipe.train.seed);
-        let model = Gpt2LMHead::new(&config(&recipe.model, vocab_size), &init, scheme)?;
+        let mut model = Gpt2LMHead::new(&config(&recipe.model, vocab_size), &init, scheme)?;
+        model.set_gradient_checkpointing(recipe.train.gradient_checkpointing);
         let optimizer = recipe.optimizer.build(&model, recipe.train.clipping())?;
         Ok(Learner {
             optimizer,
@@ -73,6 +81,7 @@ impl Learner {
             seed: recipe.train.seed,
             micro_batches: recipe.train.grad_accumulation,
             needs_closure: matches!(recipe.optimizer.spec, OptimizerSpec::Lbfgs(_)),
+            loss_chunk: recipe.train.loss_chunk,
         })
     }
 
@@ -209,7 +218,13 @@ impl Learner {
         let (inputs, targets) = upload(part, &self.device);
         // Each forward pass has a number of its own, and thereby masks of its own; the counter may wrap.
         let pass = step.wrapping_mul(self.micro_batches as u64).wrapping_add(micro as u64) as u32;
-        next_token_loss(&self.model, &inputs, &targets, &Context::train(self.seed, pass))
+        next_token_loss(&self.model, &inputs, &targets, self.loss_chunk, &Context::train(self.seed, pass))
+    }
+
+    /// Computes from now on with other settings of what saves memory.
+    pub(crate) fn set_savings(&mut self, gradient_checkpointing: bool, loss_chunk: usize) {
+        self.model.set_gradient_checkpointing(gradient_checkpointing);
+        self.loss_chunk = loss_chunk;
     }
 
     /// The first parameter, in the model's order, that holds values which are not finite, with their number.
@@ -226,6 +241,23 @@ impl Learner {
         }
         Ok(None)
     }
+}
+
+/// Refuses a model whose weights, gradients and optimizer state are too much for `available` bytes: no batch and no context would
+/// make it fit.
+fn check_model(recipe: &Recipe, vocab_size: usize, device: &str, available: u64) -> Result<()> {
+    let parameters = config(&recipe.model, vocab_size).parameters();
+    // Others keep less, or what depends on shapes.
+    let (what, states) = match recipe.optimizer.spec {
+        OptimizerSpec::Adam(_) | OptimizerSpec::AdamW(_) => ("weights, gradients and two states of each", 2),
+        _ => ("weights and gradients", 0),
+    };
+    let needed = (parameters as u64).saturating_mul((2 + states) * size_of::<f32>() as u64);
+    if needed > available {
+        let device = device.to_owned();
+        return Err(TrainError::ModelTooLarge { device, parameters, what, needed, available });
+    }
+    Ok(())
 }
 
 /// The model's configuration, in Hugging Face's terms.
@@ -256,6 +288,21 @@ mod tests {
         let text = include_str!("../../../recipes/gpt-tiny.toml");
         let overrides: Vec<_> = settings.iter().map(|s| s.parse().expect("key=value")).collect();
         Recipe::from_toml(text, "tiny", &overrides).expect("valid")
+    }
+
+    #[test]
+    fn a_model_that_no_batch_makes_fit_is_refused_without_a_word_of_the_batch() {
+        let needed = |settings: &[&str]| {
+            let error = check_model(&tiny(settings), 256, "cpu", 380_000).err().map(|e| e.to_string());
+            error.unwrap_or_default()
+        };
+        // 30,176 parameters of 4 bytes: weights, gradients, and two states or none.
+        let error = needed(&[]);
+        assert!(error.contains("30176 parameters takes 471.5 KiB") && error.contains("two states"), "{error}");
+        assert!(error.contains("smaller model") && !error.contains("smaller batch"), "{error}");
+        assert_eq!(needed(&["optimizer.name=sgd"]), "");
+        let error = needed(&["optimizer.name=sgd", "model.n_embd=64"]);
+        assert!(error.contains("663.5 KiB for weights and gradients, whatever the batch"), "{error}");
     }
 
     #[test]

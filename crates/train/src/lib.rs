@@ -27,9 +27,10 @@ pub use self::error::{Result, TrainError};
 pub use self::interrupt::Interrupt;
 pub use self::lr_find::{draw_lr_curve, find_lr};
 pub use self::metrics::{Metric, MetricsFile, Split};
-pub use self::plan::{LargestBatch, LargestTensor, MemoryPlan, Planner, StepPlan};
+pub use self::plan::{Alternative, LargestBatch, LargestTensor, MemoryPlan, Planner, Savings, StepPlan};
 pub use self::pretrained::Pretrained;
 pub use self::profile::{KernelTime, Profile};
+pub use self::progress::Waiting;
 pub use self::recipe::{
     AverageKind, AverageRecipe, DataRecipe, Decay, LookaheadRecipe, ModelKind, ModelRecipe, OptimizerRecipe,
     Override, Recipe, RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, TrainRecipe,

@@ -54,12 +54,13 @@ impl Pretrained {
         &self.tokenizer
     }
 
-    /// Mean cross-entropy on validation windows in nats per token, computed `batch` windows at a time.
+    /// Mean cross-entropy on validation windows in nats per token, computed `batch` windows at a time, with logits of
+    /// `loss_chunk` tokens at a time (0 for all of the batch).
     ///
     /// # Errors
     /// The windows are longer than the model's context, or the device fails.
-    pub fn evaluate(&self, validation: &Validation, batch: usize) -> Result<f64> {
-        validation_loss(&self.model, validation, batch)
+    pub fn evaluate(&self, validation: &Validation, batch: usize, loss_chunk: usize) -> Result<f64> {
+        validation_loss(&self.model, validation, batch, loss_chunk)
     }
 
     /// Continues `prompt`; `each` gets the text piece by piece, without the prompt and only in whole characters, and returns

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wgrad_cpu::CpuDevice;
 use wgrad_tensor::DeviceHandle;
-use wgrad_train::{Interrupt, Metric, Outcome, Override, Recipe, RunOptions, resume, train};
+use wgrad_train::{Interrupt, Metric, Outcome, Override, Recipe, RunOptions, Split, resume, train};
 
 fn options() -> RunOptions {
     let device: DeviceHandle = Arc::new(CpuDevice::new());
@@ -126,6 +126,42 @@ fn sgd_with_momentum_continues_bit_for_bit() {
 #[test]
 fn a_trained_vocabulary_is_taken_from_the_checkpoint() {
     twenty_is_ten_and_ten(&["data.tokenizer={kind='bpe', vocab_size=300}"]);
+}
+
+#[test]
+fn checkpointing_and_the_loss_in_chunks_continue_bit_for_bit() {
+    twenty_is_ten_and_ten(&["train.gradient_checkpointing=true", "train.loss_chunk=64"]);
+}
+
+#[test]
+fn a_run_may_go_on_with_checkpointing_and_the_loss_in_chunks() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let out = dir.path().join("run");
+    train(recipe(&["train.steps=10"]), Some(&out), options()).expect("trained");
+    let more = ["train.steps=12", "train.gradient_checkpointing=true", "train.loss_chunk=64"];
+    resume(&out, None, &settings(&more), options()).expect("continued");
+    let resolved = fs::read_to_string(out.join("recipe.toml")).expect("the recipe");
+    assert!(resolved.contains("gradient_checkpointing = true") && resolved.contains("loss_chunk = 64"));
+}
+
+#[test]
+fn damaged_token_caches_are_rebuilt_and_the_run_is_the_same() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    train(recipe(&["train.steps=12"]), Some(&whole), options()).expect("trained");
+    train(recipe(&["train.steps=6"]), Some(&parts), options()).expect("trained");
+    let files: Vec<PathBuf> =
+        fs::read_dir(parts.join("tokens")).expect("listed").map(|e| e.expect("an entry").path()).collect();
+    assert_eq!(files.len(), 2);
+    for (file, keep) in files.iter().zip([100, 0]) {
+        let bytes = fs::read(file).expect("read");
+        fs::write(file, &bytes[..keep]).expect("written");
+    }
+    resume(&parts, None, &settings(&["train.steps=12"]), options()).expect("continued");
+    let steps = |out: &Path| curve(out).into_iter().filter(|m| m.split == Split::Train).collect::<Vec<_>>();
+    assert_eq!(steps(&parts), steps(&whole));
+    let size = |file: &PathBuf| fs::metadata(file).expect("there").len();
+    assert!(files.iter().all(|file| size(file) > 100_000), "they are whole again");
 }
 
 #[test]

@@ -1,14 +1,11 @@
-//! The largest batch that fits: doubling, then closing in.
+//! The largest batch that fits: where memory will be all taken, then closing in.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use wgrad_optim::OptimError;
-use wgrad_runtime::DeviceError;
-use wgrad_tensor::TensorError;
 
 use super::{Planner, StepPlan};
-use crate::error::{Result, TrainError};
+use crate::error::Result;
 
 /// More windows than this are not tried.
 const MOST: usize = 1 << 24;
@@ -34,28 +31,46 @@ impl Planner {
         &mut self,
         known: &StepPlan,
         limit: Duration,
+        tried: impl FnMut(usize),
+    ) -> Result<LargestBatch> {
+        self.search(Some(known), limit, tried)
+    }
+
+    /// As [`Planner::largest_batch`]; without a plan where the recipe's batch is beyond a limit of the device.
+    pub(super) fn search(
+        &mut self,
+        known: Option<&StepPlan>,
+        limit: Duration,
         mut tried: impl FnMut(usize),
     ) -> Result<LargestBatch> {
         let begun = Instant::now();
-        let given = Attempt { windows: known.batch_size, bytes: Some(known.memory.peak) };
-        let (mut fits, mut fails) =
-            if known.fits() { (given, None) } else { (Attempt { windows: 0, bytes: None }, Some(given)) };
+        // What no window takes: with it, the first plan tells how memory grows.
+        let fixed = known.map(|k| k.memory.peak - k.memory.activations - k.memory.batch);
+        let mut fits = Attempt { windows: 0, bytes: fixed };
+        let (mut below, mut fails) = (fits, None);
+        match known {
+            Some(plan) if plan.fits() => {
+                fits = Attempt { windows: plan.batch_size, bytes: Some(plan.memory.peak) }
+            }
+            Some(plan) => fails = Some(Attempt { windows: plan.batch_size, bytes: Some(plan.memory.peak) }),
+            None => fails = Some(Attempt { windows: self.recipe.train.batch_size, bytes: None }),
+        }
         loop {
             let exact = fails.is_some_and(|f: Attempt| f.windows <= fits.windows + 1);
             if exact || fits.windows >= MOST || begun.elapsed() > limit {
-                let (batch_size, peak_bytes) = (fits.windows, fits.bytes.unwrap_or(0));
-                return Ok(LargestBatch { batch_size, peak_bytes, exact });
+                let peak_bytes = if fits.windows == 0 { 0 } else { fits.bytes.unwrap_or(0) };
+                return Ok(LargestBatch { batch_size: fits.windows, peak_bytes, exact });
             }
             let next = match fails {
-                None => (2 * fits.windows).min(MOST),
-                Some(fails) => between(fits, fails, known.available_bytes),
+                None => beyond(below, fits, self.available).min(MOST),
+                Some(fails) => between(fits, fails, self.available),
             };
             tried(next);
             let attempt = |bytes| Attempt { windows: next, bytes };
             match self.plan_batch(next) {
-                Ok(plan) if plan.fits() => fits = attempt(Some(plan.memory.peak)),
+                Ok(plan) if plan.fits() => (below, fits) = (fits, attempt(Some(plan.memory.peak))),
                 Ok(plan) => fails = Some(attempt(Some(plan.memory.peak))),
-                Err(error) if is_too_large(&error) => fails = Some(attempt(None)),
+                Err(error) if error.is_too_large() => fails = Some(attempt(None)),
                 Err(error) => return Err(error),
             }
         }
@@ -69,8 +84,21 @@ struct Attempt {
     bytes: Option<u64>,
 }
 
-/// The next batch to try, strictly between one that fits and one that does not: memory grows in proportion to the batch, or
-/// nearly so; where nothing is known of it, the middle.
+/// The next batch to try above one that fits: where memory, which grows in proportion to the batch or nearly so, will be all
+/// taken; where it is not known how much there is, twice as many.
+fn beyond(below: Attempt, fits: Attempt, available: Option<u64>) -> usize {
+    let next = match (below.bytes, fits.bytes, available) {
+        (Some(small), Some(large), Some(available)) if small < large => {
+            let each = (large - small) as f64 / (fits.windows - below.windows).max(1) as f64;
+            fits.windows.saturating_add((available.saturating_sub(large) as f64 / each) as usize)
+        }
+        _ => 2 * fits.windows,
+    };
+    next.max(fits.windows + 1)
+}
+
+/// The next batch to try, strictly between one that fits and one that does not: by the memory they take, as above; where nothing
+/// is known of it, the middle.
 fn between(fits: Attempt, fails: Attempt, available: Option<u64>) -> usize {
     let (low, high) = (fits.windows + 1, fails.windows - 1);
     let guess = match (fits.bytes, fails.bytes, available) {
@@ -83,17 +111,9 @@ fn between(fits: Attempt, fails: Attempt, available: Option<u64>) -> usize {
     guess.clamp(low, high)
 }
 
-/// Whether a smaller batch might do.
-fn is_too_large(error: &TrainError) -> bool {
-    let (TrainError::Tensor(error) | TrainError::Optim(OptimError::Tensor(error))) = error else {
-        return false;
-    };
-    matches!(error, TensorError::Device(DeviceError::OutOfMemory { .. } | DeviceError::TooLarge { .. }))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Attempt, between};
+    use super::{Attempt, between, beyond};
 
     #[test]
     fn the_next_attempt_lies_between_and_follows_the_memory() {
@@ -104,5 +124,15 @@ mod tests {
         assert_eq!(between(fits, at(16, None), Some(1000)), 12);
         assert_eq!(between(at(0, None), at(8, Some(1600)), Some(1000)), 4);
         assert_eq!(between(fits, at(16, Some(1600)), Some(1590)), 15);
+    }
+
+    #[test]
+    fn the_next_attempt_above_one_that_fits_takes_all_memory() {
+        let at = |windows, bytes| Attempt { windows, bytes };
+        let fits = at(8, Some(900));
+        assert_eq!(beyond(at(0, Some(100)), fits, Some(10_150)), 100);
+        assert_eq!(beyond(at(0, Some(100)), fits, Some(950)), 9);
+        assert_eq!(beyond(at(0, None), fits, Some(10_000)), 16);
+        assert_eq!(beyond(at(0, Some(100)), fits, None), 16);
     }
 }

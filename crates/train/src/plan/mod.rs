@@ -5,6 +5,7 @@
 
 mod batch;
 mod memory;
+mod savings;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::trainer::check_batch;
 
 pub use self::batch::LargestBatch;
 pub use self::memory::MemoryPlan;
+pub use self::savings::{Alternative, Savings};
 
 /// A training step of a recipe on a device, before it runs. Bytes are those that the device allocates.
 #[derive(Clone, Debug, Serialize)]
@@ -39,6 +41,9 @@ pub struct StepPlan {
     pub context: usize,
     /// Forward passes per step.
     pub grad_accumulation: usize,
+    /// The settings that save memory.
+    #[serde(flatten)]
+    pub savings: Savings,
     /// Tokens that a step trains on.
     pub tokens_per_step: usize,
     /// What is held at the fullest moment of a step.
@@ -83,6 +88,8 @@ pub struct Planner {
     device: Arc<PlanningDevice>,
     learner: Learner,
     recipe: Recipe,
+    savings: Savings,
+    vocab_size: usize,
     available: Option<u64>,
 }
 
@@ -100,9 +107,12 @@ impl Planner {
     pub(crate) fn on(recipe: &Recipe, device: PlanningDevice) -> Result<Self> {
         let device = Arc::new(device);
         let handle: DeviceHandle = device.clone();
-        let learner = Learner::blank(recipe, vocabulary(recipe)?, &handle)?;
+        let vocab_size = vocabulary(recipe)?;
+        let learner = Learner::blank(recipe, vocab_size, &handle)?;
         let available = available(device.info());
-        Ok(Planner { device, learner, recipe: recipe.clone(), available })
+        let t = &recipe.train;
+        let savings = Savings { gradient_checkpointing: t.gradient_checkpointing, loss_chunk: t.loss_chunk };
+        Ok(Planner { device, learner, recipe: recipe.clone(), savings, vocab_size, available })
     }
 
     /// Plans with so much memory, instead of what is there now.
@@ -158,6 +168,7 @@ impl Planner {
             batch_size: windows,
             context,
             grad_accumulation: passes,
+            savings: self.savings,
             tokens_per_step: tokens,
             memory: self.memory(peak, resident, fullest, windows * context),
             pool_bytes,

@@ -38,6 +38,7 @@ fn the_planned_peak_is_what_the_cpu_runtime_allocates() {
         &["train.batch_size=3", "model.tie_word_embeddings=true", "model.n_layer=2"],
         &["train.batch_size=5", "train.context=17", "model.resid_pdrop=0"],
         &["train.batch_size=2", "train.grad_accumulation=3"],
+        &["train.gradient_checkpointing=true", "train.loss_chunk=64", "model.n_layer=2"],
     ] {
         let recipe = recipe(settings);
         let plan = Planner::new(&recipe, &cpu()).expect("a planner").plan().expect("a plan");
@@ -60,6 +61,77 @@ fn the_kinds_of_memory_add_up_to_the_peak() {
         assert!(10 * m.gradients >= 9 * 4 * plan.parameters as u64, "{m:?}");
         assert_eq!(plan.tokens_per_step, accumulation * 8 * 32);
     }
+}
+
+/// 8 windows of 32 tokens: logits of 256 x 4096, 4 MiB.
+const LARGE_VOCABULARY: [&str; 2] = ["data.tokenizer={kind='bpe', vocab_size=4096}", "model.n_layer=2"];
+
+#[test]
+fn logits_in_chunks_never_exist_whole() {
+    let (logits, table) = (4 << 20, 4 * 32 * 4096);
+    let plan = |extra: &[&str]| {
+        let recipe = recipe(&[&LARGE_VOCABULARY, extra].concat());
+        Planner::new(&recipe, &cpu()).expect("a planner").plan().expect("a plan")
+    };
+    let whole = plan(&[]);
+    assert!(whole.largest_tensor.bytes >= logits, "{:?}", whole.largest_tensor);
+    let mut before = whole.memory.peak;
+    for (setting, pieces) in [("train.loss_chunk=64", 4), ("train.loss_chunk=16", 16)] {
+        let chunks = plan(&[setting]);
+        // The largest tensor is the gradients' arena: two tables, and the rest of the model.
+        assert!(chunks.largest_tensor.bytes < 3 * table, "{:?}", chunks.largest_tensor);
+        // What one chunk hands to the next: its logits, their gradient, and sums of the output layer's gradient; a few of each, since
+        // buffers are shared by whole ones.
+        let loss = 3 * logits / pieces + 4 * table;
+        let saved = whole.memory.activations - chunks.memory.activations;
+        assert!(saved >= 2 * logits - loss, "{setting}: {saved} saved of {:?}", whole.memory);
+        assert!(chunks.memory.peak < before, "{setting}: {:?}", chunks.memory);
+        before = chunks.memory.peak;
+        assert_eq!(chunks.flops, whole.flops, "no operation is done twice");
+    }
+}
+
+#[test]
+fn checkpointing_saves_activations_for_less_than_half_more_work() {
+    let deep = |extra: &[&str]| {
+        let recipe = recipe(&[&["model.n_layer=6", "train.batch_size=16"], extra].concat());
+        Planner::new(&recipe, &cpu()).expect("a planner").plan().expect("a plan")
+    };
+    let (plain, saving) = (deep(&[]), deep(&["train.gradient_checkpointing=true"]));
+    assert!(
+        2 * saving.memory.activations < plain.memory.activations,
+        "{:?} {:?}",
+        saving.memory,
+        plain.memory
+    );
+    let work = saving.flops as f64 / plain.flops as f64;
+    assert!(work > 1.05 && work < 1.5, "{work}");
+    assert!(saving.savings.gradient_checkpointing && !plain.savings.gradient_checkpointing);
+}
+
+#[test]
+fn alternatives_are_the_plans_of_recipes_with_those_settings() {
+    let large = [&LARGE_VOCABULARY[..], &["train.batch_size=16"]].concat();
+    let mut planner = Planner::new(&recipe(&large), &cpu()).expect("a planner");
+    planner.set_available(20 << 20);
+    let own = planner.plan().expect("a plan");
+    let found = planner.alternatives(Some(&own), Duration::from_secs(60), |_, _| {}).expect("alternatives");
+    assert_eq!(found.len(), 3, "{found:?}");
+    for alternative in &found {
+        let set: Vec<String> = alternative.savings.changes(&own.savings);
+        let settings: Vec<&str> = large.iter().copied().chain(set.iter().map(String::as_str)).collect();
+        let mut other = Planner::new(&recipe(&settings), &cpu()).expect("a planner");
+        other.set_available(20 << 20);
+        let plan = other.plan().expect("a plan");
+        assert_eq!(alternative.peak_bytes, Some(plan.memory.peak), "{set:?}");
+        assert_eq!(alternative.work, Some(plan.flops as f64 / own.flops as f64));
+        let largest = other.largest_batch(&plan, Duration::from_secs(60), |_| {}).expect("a batch");
+        assert_eq!(alternative.largest_batch, largest, "{set:?}");
+        // And from there back to the recipe's own.
+        let back = other.alternatives(None, Duration::ZERO, |_, _| {}).expect("alternatives");
+        assert!(back.iter().any(|b| b.savings == own.savings && b.peak_bytes == Some(own.memory.peak)));
+    }
+    assert_eq!(planner.plan().expect("a plan").memory, own.memory, "the planner is as it was");
 }
 
 #[test]
@@ -103,6 +175,28 @@ fn limits_of_a_gpu_bound_the_batch_by_name() {
     assert!(found.exact, "{found:?}");
     let error = planner.plan_batch(found.batch_size + 1).expect_err("too large").to_string();
     assert!(error.contains("gpu:0") && error.contains("max_storage_buffer_binding_size"), "{error}");
+}
+
+#[test]
+fn a_parameter_beyond_a_limit_is_named() {
+    let caps = DeviceCaps { max_binding_bytes: 1 << 20, software: false, ..DeviceCaps::cpu() };
+    let info = DeviceInfo {
+        id: "gpu:0".into(),
+        name: "a GPU".into(),
+        kind: DeviceKind::DiscreteGpu,
+        driver: String::new(),
+        details: Vec::new(),
+    };
+    let vocabulary = "data.tokenizer={kind='bpe', vocab_size=20000}";
+    for (settings, name) in [
+        (&[vocabulary, "model.tie_word_embeddings=true"][..], "`transformer.wte.weight`"),
+        (&[vocabulary], ".weight`"),
+        (&["model.n_positions=20000", "train.context=8"], "`transformer.wpe.weight`"),
+    ] {
+        let planner = Planner::on(&recipe(settings), PlanningDevice::new(info.clone(), caps.clone()));
+        let error = planner.expect("a planner").plan().expect_err("too large").to_string();
+        assert!(error.contains(name) && error.contains("2.4 MiB"), "{settings:?}: {error}");
+    }
 }
 
 #[test]

@@ -274,10 +274,55 @@ pub(super) fn explain(place: String, path: &str, message: &str) -> RecipeError {
         return RecipeError::Unknown { place, message, nearest: nearest(&found, &valid), valid };
     }
     let message = match section {
-        "" => message.to_owned(),
-        key => format!("`{key}`: {message}"),
+        "" => in_words(message),
+        key => format!("`{key}`: {}", in_words(message)),
     };
     malformed(place, &message)
+}
+
+/// Serde's messages name Rust's types and its own; people who write recipes know TOML's.
+fn in_words(message: &str) -> String {
+    if let Some(key) = message.strip_prefix("missing field ") {
+        return format!("the key {key} is missing");
+    }
+    let Some((found, expected)) = message.split_once(", expected ") else { return message.to_owned() };
+    let found = match found.split_once(": ") {
+        Some(("invalid type" | "invalid value", found)) => thing(found),
+        Some(("invalid length", length)) => format!("{length} values"),
+        _ => return message.to_owned(),
+    };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "a borrowed string" | "path string" | "a path string" => "text in quotes",
+        "a sequence" => "a list",
+        "a map" => "a table of keys",
+        other if other.starts_with("struct ") || other.contains("enum ") => "a table of keys",
+        other => match other.strip_prefix("an array of length ") {
+            Some(length) => return format!("expected a list of {length} values, found {found}"),
+            None => other,
+        },
+    };
+    format!("expected {expected}, found {found}")
+}
+
+/// What serde met: `string "many"`, ``integer `-2` ``, `sequence`.
+fn thing(found: &str) -> String {
+    for (kind, word) in [
+        ("string ", "the text "),
+        ("integer ", "the number "),
+        ("floating point ", "the number "),
+        ("boolean ", ""),
+        ("sequence", "a list"),
+        ("map", "a table of keys"),
+    ] {
+        if let Some(value) = found.strip_prefix(kind) {
+            return format!("{word}{}", value.trim_matches('`'));
+        }
+    }
+    found.to_owned()
 }
 
 /// The most similar name, if it is similar enough to be what was meant.

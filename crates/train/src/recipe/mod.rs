@@ -129,6 +129,13 @@ pub struct TrainRecipe {
     /// Forward passes whose gradients are averaged into one update.
     #[serde(default = "one")]
     pub grad_accumulation: usize,
+    /// Whether the backward pass computes each block again instead of keeping its activations: less memory for about a third
+    /// more work.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
+    /// Tokens for which logits exist at one time, in training and validation; 0 for all of a pass.
+    #[serde(default)]
+    pub loss_chunk: usize,
     /// Largest global gradient norm; longer gradients are scaled down to it. Absent: no clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_grad_norm: Option<f64>,

@@ -1,125 +1,38 @@
 //! The loop.
 
-use std::fs::{self, OpenOptions};
+mod start;
+
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use wgrad_data::{PREFETCH_DEPTH, Prefetcher, TokenizerSpec, WindowSampler};
+use wgrad_data::{PREFETCH_DEPTH, Prefetcher, WindowSampler};
 use wgrad_nn::Module;
 use wgrad_runtime::check_available;
-use wgrad_tensor::{DeviceHandle, PendingValue, TensorError};
+use wgrad_tensor::{PendingValue, TensorError};
 
-use crate::checkpoint::{Checkpoint, CheckpointStore, TrainState};
-use crate::corpus::{Corpus, fingerprint};
+use crate::checkpoint::{CheckpointStore, TrainState};
+use crate::corpus::Corpus;
 use crate::curve::draw_loss_curve;
-use crate::durable;
 use crate::error::{Result, TrainError};
 use crate::evaluate::validation_loss;
-use crate::interrupt::Interrupt;
 use crate::learner::Learner;
 use crate::metrics::{Metric, MetricsFile, Split};
 use crate::profile::Profile;
-use crate::progress::Progress;
-use crate::recipe::{Override, Recipe};
+use crate::progress::{Progress, Waiting};
+use crate::recipe::Recipe;
 use crate::run_folder::RunFolder;
 use crate::sample::{SampleOptions, generate};
+
+pub use self::start::{Outcome, ProfileOptions, RunOptions, resume, train};
 
 /// The text that a finished run shows: bytes and temperature.
 const FINAL_SAMPLE: (usize, f64) = (500, 0.8);
 
-/// What a run needs beside its recipe.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
-    /// Where to compute.
-    pub device: DeviceHandle,
-    /// Stops the run between two steps when raised.
-    pub interrupt: Interrupt,
-    /// Which steps to measure.
-    pub profile: Option<ProfileOptions>,
-}
-
-/// Steps that a run measures, once it has warmed up; then it goes on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProfileOptions {
-    /// How many.
-    pub steps: u64,
-    /// Where the trace goes; `trace.json` in the run folder unless told otherwise.
-    pub out: Option<PathBuf>,
-}
-
 /// Steps that are not measured: drivers compile shaders at the first, and pools fill.
 const WARM_UP: u64 = 5;
 
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// All steps are done.
-    Finished {
-        /// The validation loss after the last step, in nats per token.
-        validation_loss: f64,
-        /// The run folder.
-        folder: PathBuf,
-    },
-    /// The interrupt was raised; a checkpoint has been saved.
-    Interrupted {
-        /// Updates that the checkpoint contains.
-        step: u64,
-        /// The run folder.
-        folder: PathBuf,
-    },
-}
-
-/// Runs a recipe from its beginning, in the folder `out` or a new numbered one below `runs`.
-///
-/// # Errors
-/// `out` holds something; the text, the device or the disk fail; the loss is not finite. Checkpoints written before the
-/// failure stay.
-pub fn train(recipe: Recipe, out: Option<&Path>, options: RunOptions) -> Result<Outcome> {
-    let folder = RunFolder::create(out, &recipe.name)?;
-    // What a run that was killed before its recipe was written may have left.
-    durable::remove_temporaries(folder.path())?;
-    folder.write_recipe(&recipe)?;
-    Trainer::begin(recipe, folder, options)?.run()
-}
-
-/// Continues the run in `folder` from its last valid checkpoint, or from the beginning if it has none yet.
-///
-/// The run's own recipe holds, unless another one is given; overrides apply to it. The continued run is the same, bit for bit,
-/// as one that was never stopped, on the same machine with the same build and device.
-///
-/// # Errors
-/// As [`train`]; the folder is not a run's, all its checkpoints are damaged, or text, seed or model are others than before.
-pub fn resume(
-    folder: &Path,
-    recipe: Option<Recipe>,
-    overrides: &[Override],
-    options: RunOptions,
-) -> Result<Outcome> {
-    let run = RunFolder::open(folder)?;
-    let (recipe, changed) = match recipe {
-        Some(recipe) => (recipe, true),
-        None => (Recipe::from_file(&run.recipe(), overrides)?, !overrides.is_empty()),
-    };
-    let store = run.checkpoints(recipe.train.keep_checkpoints)?;
-    let trainer = if store.list()?.is_empty() {
-        eprintln!("no checkpoint had been written yet; the run starts from its beginning");
-        Trainer::begin(recipe.clone(), run, options)?
-    } else {
-        if changed {
-            check_same_model(&Recipe::from_file(&run.recipe(), &[])?, &recipe, folder)?;
-        }
-        let (checkpoint, state) = Checkpoint::find(folder, |warning| eprintln!("warning: {warning}"))?;
-        eprintln!("continuing after step {} from {}", state.step, checkpoint.path.display());
-        Trainer::restore(recipe.clone(), run, &checkpoint, &state, options)?
-    };
-    // Only a recipe that fits the checkpoint replaces the old one.
-    if changed {
-        trainer.folder.write_recipe(&recipe)?;
-    }
-    trainer.run()
-}
-
+/// A run that is ready to go on; `start` makes it.
 struct Trainer {
     recipe: Recipe,
     folder: RunFolder,
@@ -135,6 +48,8 @@ struct Trainer {
     /// Updates in the newest checkpoint.
     saved: Option<u64>,
     pending: Option<Pending>,
+    /// For the first step of this process, which is compiled.
+    compiling: Option<Waiting>,
     /// When the previous update was settled.
     clock: Instant,
     samples_bytes: u64,
@@ -155,100 +70,9 @@ struct Pending {
 }
 
 impl Trainer {
-    fn begin(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Result<Self> {
-        let corpus = Corpus::build(&recipe, None, &folder.tokens())?;
-        let learner = Learner::new(&recipe, corpus.tokenizer.vocab_size(), &options.device)?;
-        let (empty, crc) = (0, crc32fast::hash(&[]));
-        let metrics = MetricsFile::cut_back(&folder.metrics(), 0, empty, crc, |_| {})?;
-        Self::assemble(recipe, folder, options, corpus, learner, metrics, None)
-    }
-
-    fn restore(
-        recipe: Recipe,
-        folder: RunFolder,
-        checkpoint: &Checkpoint,
-        state: &TrainState,
-        options: RunOptions,
-    ) -> Result<Self> {
-        let unfit = |reason| TrainError::Checkpoint { path: checkpoint.path.clone(), reason };
-        if state.seed != recipe.train.seed {
-            return Err(unfit(format!(
-                "it was trained with train.seed = {}, the recipe says {}; keep the seed, or begin a new run",
-                state.seed, recipe.train.seed
-            )));
-        }
-        if state.step > recipe.train.steps {
-            return Err(unfit(format!(
-                "it has {} steps already, and the recipe asks for {}; raise train.steps",
-                state.step, recipe.train.steps
-            )));
-        }
-        let tokenizer = wgrad_data::Tokenizer::load(&checkpoint.path)?;
-        let corpus = Corpus::build(&recipe, Some(tokenizer), &folder.tokens())?;
-        // Everything is compared before anything in the folder is cut back.
-        let found = fingerprint(&corpus.train)?;
-        if found != (state.train_tokens, state.train_crc32) {
-            return Err(unfit(format!(
-                "the training text is another one now: {} tokens with checksum {:08x} instead of {} with {:08x}; restore \
-                 the text, or begin a new run",
-                found.0, found.1, state.train_tokens, state.train_crc32
-            )));
-        }
-        let learner =
-            Learner::restore(&recipe, corpus.tokenizer.vocab_size(), &checkpoint.path, &options.device)?;
-        let warn = |warning| eprintln!("warning: {warning}");
-        let metrics = MetricsFile::cut_back(
-            &folder.metrics(),
-            state.step,
-            state.metrics_bytes,
-            state.metrics_crc32,
-            warn,
-        )?;
-        let trainer = Self::assemble(recipe, folder, options, corpus, learner, metrics, Some(state))?;
-        trainer.store.discard_after(state.step)?;
-        trainer.store.prune()?;
-        Ok(trainer)
-    }
-
-    fn assemble(
-        recipe: Recipe,
-        folder: RunFolder,
-        options: RunOptions,
-        corpus: Corpus,
-        learner: Learner,
-        metrics: MetricsFile,
-        state: Option<&TrainState>,
-    ) -> Result<Self> {
-        let step = state.map_or(0, |s| s.step);
-        let samples_bytes = state.map_or(0, |s| s.samples_bytes);
-        cut(&folder.samples(), samples_bytes)?;
-        // A device that cannot measure says so before anything is computed.
-        let wanted = options.profile.as_ref().filter(|p| p.steps > 0);
-        let profile = wanted.map(|p| Ok::<_, TrainError>((Profile::new(&options.device)?, p.steps)));
-        Ok(Trainer {
-            profile: profile.transpose()?,
-            store: folder.checkpoints(recipe.train.keep_checkpoints)?,
-            train_id: fingerprint(&corpus.train)?,
-            progress: Progress::new(recipe.train.steps, step),
-            saved: state.map(|s| s.step),
-            best_loss: state.and_then(|s| s.best_loss),
-            last_loss: state.and_then(|s| s.last_loss),
-            recipe,
-            folder,
-            options,
-            corpus,
-            learner,
-            metrics,
-            step,
-            pending: None,
-            clock: Instant::now(),
-            samples_bytes,
-            sample_due: state.is_some_and(|s| s.sample_due),
-        })
-    }
-
     fn run(mut self) -> Result<Outcome> {
         let outcome = self.run_steps();
+        self.compiling = None;
         // The bar must not stand between an error's lines.
         self.progress.finish();
         outcome
@@ -273,6 +97,7 @@ impl Trainer {
         }
         self.clock = Instant::now();
         let measured_from = self.step + WARM_UP;
+        self.compiling = Some(self.progress.waiting("compiling the first step"));
         while self.step < t.steps {
             let Some(batch) = batches.next().transpose()? else { break };
             let lr = self.learner.lr(self.step);
@@ -354,6 +179,7 @@ impl Trainer {
         let Some(Pending { step, lr, loss, grad_norm }) = pending else { return Ok(()) };
         let first = |values: Vec<f32>| values.first().map_or(f64::NAN, |&value| f64::from(value));
         let (loss, grad_norm) = (first(loss.wait()?), first(grad_norm.wait()?));
+        self.compiling = None;
         let seconds = self.clock.elapsed().as_secs_f64();
         self.clock = Instant::now();
         if !loss.is_finite() || !grad_norm.is_finite() {
@@ -387,9 +213,11 @@ impl Trainer {
 
     fn validate(&mut self) -> Result<f64> {
         let begun = Instant::now();
+        let waiting = self.progress.waiting("validating");
         let validation = &self.corpus.validation;
-        let windows = self.recipe.train.batch_size;
-        let loss = self.learner.averaged(|model| validation_loss(model, validation, windows))?;
+        let (windows, chunk) = (self.recipe.train.batch_size, self.recipe.train.loss_chunk);
+        let loss = self.learner.averaged(|model| validation_loss(model, validation, windows, chunk))?;
+        drop(waiting);
         let tokens = (validation.starts.len() * validation.context) as f64;
         self.best_loss = Some(self.best_loss.map_or(loss, |best| best.min(loss)));
         self.last_loss = Some(loss);
@@ -453,6 +281,7 @@ impl Trainer {
     /// A prompt and what the model makes of it, as long as `go_on` says so.
     fn written(&mut self, prompt: &str, options: &SampleOptions, go_on: impl Fn() -> bool) -> Result<String> {
         let mut text = prompt.to_owned();
+        let _waiting = self.progress.waiting("writing a sample");
         let tokenizer = &self.corpus.tokenizer;
         self.learner.averaged(|model| {
             generate(model, tokenizer, prompt, options, |piece| {
@@ -500,36 +329,6 @@ impl Trainer {
         })?;
         self.saved = Some(self.step);
         Ok(())
-    }
-}
-
-/// Refuses to continue a run as another model: what the weights mean is decided when a run begins. Dropout may change.
-fn check_same_model(old: &Recipe, new: &Recipe, folder: &Path) -> Result<()> {
-    let mut expected = old.model.clone();
-    expected.resid_pdrop = new.model.resid_pdrop;
-    expected.embd_pdrop = new.model.embd_pdrop;
-    expected.attn_pdrop = new.model.attn_pdrop;
-    let files = |r: &Recipe| matches!(r.data.tokenizer, TokenizerSpec::File { .. });
-    let same_tokens = old.data.tokenizer == new.data.tokenizer || files(old) && files(new);
-    let section = match (expected == new.model, same_tokens) {
-        (true, true) => return Ok(()),
-        (false, _) => "[model]",
-        (true, false) => "data.tokenizer",
-    };
-    let reason = format!(
-        "{section} is not what the run began with, and its weights are of that model; leave it as it is in the run's \
-         recipe.toml, or begin a new run"
-    );
-    Err(TrainError::RunFolder { path: folder.to_owned(), reason })
-}
-
-/// Cuts a text file back to a length; one that is shorter or not there is left as it is.
-fn cut(path: &Path, bytes: u64) -> Result<()> {
-    match fs::read(path) {
-        Ok(text) if text.len() as u64 > bytes => durable::replace_file(path, &text[..bytes as usize]),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(TrainError::io("read", path)(error)),
     }
 }
 

@@ -1,9 +1,13 @@
 //! What a person sees while a model trains: a bar on a terminal, plain lines elsewhere.
 
+mod waiting;
+
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+pub use self::waiting::Waiting;
 
 /// Seconds between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -53,6 +57,14 @@ impl Progress {
             None => {}
         }
         self.rate.tokens_per_s()
+    }
+
+    /// Shows that something is being waited for, once it takes long, until the result is dropped.
+    pub(crate) fn waiting(&self, what: &str) -> Waiting {
+        match &self.bar {
+            Some(bar) => Waiting::over(bar, what),
+            None => Waiting::lines(what),
+        }
     }
 
     /// A line about the run.
