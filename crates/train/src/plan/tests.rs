@@ -82,7 +82,7 @@ fn logits_in_chunks_never_exist_whole() {
         assert!(chunks.largest_tensor.bytes < 3 * table, "{:?}", chunks.largest_tensor);
         // What one chunk hands to the next: its logits, their gradient, and sums of the output layer's gradient; a few of each, since
         // buffers are shared by whole ones.
-        let loss = 3 * logits / pieces + 4 * table;
+        let loss = 3 * logits / pieces + 5 * table;
         let saved = whole.memory.activations - chunks.memory.activations;
         assert!(saved >= 2 * logits - loss, "{setting}: {saved} saved of {:?}", whole.memory);
         assert!(chunks.memory.peak < before, "{setting}: {:?}", chunks.memory);

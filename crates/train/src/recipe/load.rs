@@ -286,9 +286,9 @@ fn in_words(message: &str) -> String {
         return format!("the key {key} is missing");
     }
     let Some((found, expected)) = message.split_once(", expected ") else { return message.to_owned() };
-    let found = match found.split_once(": ") {
-        Some(("invalid type" | "invalid value", found)) => thing(found),
-        Some(("invalid length", length)) => format!("{length} values"),
+    let found = match (found.split_once(": "), found.strip_prefix("invalid length ")) {
+        (Some(("invalid type" | "invalid value", found)), _) => thing(found),
+        (_, Some(length)) => length.to_owned(),
         _ => return message.to_owned(),
     };
     let expected = match expected {
