@@ -298,7 +298,10 @@ mod tests {
         };
         // 30,176 parameters of 4 bytes: weights, gradients, and two states or none.
         let error = needed(&[]);
-        assert!(error.contains("30176 parameters takes 471.5 KiB") && error.contains("two states"), "{error}");
+        assert!(
+            error.contains("30176 parameters takes 471.5 KiB") && error.contains("two states"),
+            "{error}"
+        );
         assert!(error.contains("smaller model") && !error.contains("smaller batch"), "{error}");
         assert_eq!(needed(&["optimizer.name=sgd"]), "");
         let error = needed(&["optimizer.name=sgd", "model.n_embd=64"]);

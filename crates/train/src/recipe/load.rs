@@ -298,6 +298,7 @@ fn in_words(message: &str) -> String {
         "a boolean" => "true or false",
         "a string" | "a borrowed string" | "path string" | "a path string" => "text in quotes",
         "a sequence" => "a list",
+        "variant identifier" | "string or table" => "a name in quotes",
         "a map" => "a table of keys",
         other if other.starts_with("struct ") || other.contains("enum ") => "a table of keys",
         other => match other.strip_prefix("an array of length ") {
