@@ -301,7 +301,7 @@ fn in_words(message: &str) -> String {
         "variant identifier" | "string or table" => "a name in quotes",
         "a map" => "a table of keys",
         other if other.starts_with("struct ") || other.contains("enum ") => "a table of keys",
-        other => match other.strip_prefix("an array of length ") {
+        other => match other.strip_prefix("an array of length ").or(other.strip_prefix("a tuple of size ")) {
             Some(length) => return format!("expected a list of {length} values, found {found}"),
             None => other,
         },
