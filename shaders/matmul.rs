@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+pub(crate) mod cooperative;
 mod epilogue;
 mod operands;
+mod split;
 mod sums;
 
 use wgrad_ir::{DType, DeviceCaps, MatMulKernel, View};
@@ -40,11 +42,22 @@ pub enum MatMulVariant {
         /// Rows and columns of one workgroup.
         block: u32,
     },
+    /// Tiles of 64 x 64 results by cooperative matrices, for adapters that have them.
+    Cooperative {
+        /// Rows and columns of a matrix: 8 or 16.
+        size: u32,
+        /// Invocations of a subgroup: 16, 32 or 64.
+        subgroup: u32,
+    },
 }
 
-/// Generates one dispatch with the variant that suits extents and device; none if there are no results.
+/// Generates one dispatch with the variant that suits extents and device, or several where the contraction is split; none if there are
+/// no results.
 pub(crate) fn generate(kernel: &MatMulKernel, caps: &DeviceCaps) -> Result<Vec<Dispatch>, KernelError> {
-    generate_as(kernel, caps, choose(kernel, caps))
+    match kernel.split {
+        Some(split) => split::generate(kernel, split, caps, None),
+        None => generate_as(kernel, caps, choose(kernel, caps)),
+    }
 }
 
 fn choose(kernel: &MatMulKernel, caps: &DeviceCaps) -> MatMulVariant {
@@ -85,6 +98,9 @@ pub(crate) fn generate_as(
     caps: &DeviceCaps,
     variant: MatMulVariant,
 ) -> Result<Vec<Dispatch>, KernelError> {
+    if let Some(split) = kernel.split {
+        return split::generate(kernel, split, caps, Some(variant));
+    }
     let (m, n, k, batches) = (kernel.m, kernel.n, kernel.k, kernel.batch.elements());
     match kernel.dtype {
         DType::F32 => {}
@@ -127,27 +143,23 @@ pub(crate) fn generate_as(
                 size: 8,
             }
         }
-        MatMulVariant::Tiled { block } => {
-            let rank = kernel.a.view.shape.rank();
-            let along = |view: &View, k_axis: usize| view.strides[k_axis].abs() == 1;
-            let a_along_k = along(&kernel.a.view, rank - 1);
-            let b_along_k = along(&kernel.b.view, rank - 2) && !along(&kernel.b.view, rank - 1);
-            let sides =
-                format!("const A_ALONG_K: bool = {a_along_k};\nconst B_ALONG_K: bool = {b_along_k};\n");
-            Body {
-                hooks: sides + &singles(kernel, &mut emitter)?,
-                constants: vec![("BLOCK", block.into()), ("PART", i64::from(block) / 16)],
-                text: include_str!("matmul/tiled.wgsl"),
-                tile: [block; 2],
-                size: 256,
-            }
+        MatMulVariant::Tiled { block } => Body {
+            hooks: sides(kernel) + &singles(kernel, &mut emitter)?,
+            constants: vec![("BLOCK", block.into()), ("PART", i64::from(block) / 16)],
+            text: include_str!("matmul/tiled.wgsl"),
+            tile: [block; 2],
+            size: 256,
+        },
+        MatMulVariant::Cooperative { size, subgroup } => {
+            cooperative::body(kernel, caps, &mut emitter, (size, subgroup))?
         }
     };
     body.constants.push(("SUMS", kernel.column_sums.is_some().into()));
     let [tiles_m, tiles_n] = [m.div_ceil(body.tile[0] as usize), n.div_ceil(body.tile[1] as usize)];
     let grid = Grid::fold(batches.saturating_mul(tiles_m * tiles_n), caps.max_workgroups_per_dim)?;
 
-    let mut source = String::new();
+    let is_cooperative = matches!(variant, MatMulVariant::Cooperative { .. });
+    let mut source = if is_cooperative { cooperative::ENABLE.to_owned() } else { String::new() };
     emitter.bindings.write(&mut source);
     emitter.library.write(&mut source);
     for (name, value) in [("M", m as i64), ("N", n as i64), ("K", k as i64)].iter().chain(&body.constants) {
@@ -166,7 +178,7 @@ pub(crate) fn generate_as(
         bindings: emitter.bindings.into_list(),
         workgroups: grid.workgroups,
         workgroup_size: body.size,
-        subgroups: matches!(variant, MatMulVariant::Subgroup { .. }),
+        subgroups: is_cooperative || matches!(variant, MatMulVariant::Subgroup { .. }),
     }])
 }
 
@@ -174,6 +186,15 @@ pub(crate) fn generate_as(
 fn singles(kernel: &MatMulKernel, emitter: &mut Emitter<'_>) -> Result<String, KernelError> {
     let operands = operands::single(kernel, emitter)?;
     Ok(operands + &epilogue::single(kernel, emitter)? + &sums::single(kernel, emitter)?)
+}
+
+/// Along which axis invocations walk that load a tile of an operand: the one on which it is contiguous.
+fn sides(kernel: &MatMulKernel) -> String {
+    let rank = kernel.a.view.shape.rank();
+    let along = |view: &View, k_axis: usize| view.strides[k_axis].abs() == 1;
+    let a_along_k = along(&kernel.a.view, rank - 1);
+    let b_along_k = along(&kernel.b.view, rank - 2) && !along(&kernel.b.view, rank - 1);
+    format!("const A_ALONG_K: bool = {a_along_k};\nconst B_ALONG_K: bool = {b_along_k};\n")
 }
 
 /// What a variant brings to the text.

@@ -6,7 +6,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use wgrad::{prelude::DeviceHandle, runtime::Device};
-use wgrad_kernels::{Choices, check, generate};
+use wgrad_ir::Kernel;
+use wgrad_kernels::{Choices, MatMulVariant, check, generate};
 
 use crate::{Result, bench::workloads, profiles};
 
@@ -52,10 +53,22 @@ fn shaders(device: &dyn Device) -> Result<BTreeSet<Arc<str>>> {
     let mut sources = BTreeSet::new();
     for executable in device.cache().executables() {
         for step in &executable.program().steps {
-            let dispatches = generate(&step.kernel, device.caps(), &Choices::default())
-                .map_err(|error| format!("kernel `{}` on {}: {error}", step.label, device.info().id))?;
-            sources.extend(dispatches.into_iter().map(|d| d.source));
+            for choices in choices(device, &step.kernel) {
+                let dispatches = generate(&step.kernel, device.caps(), &choices)
+                    .map_err(|error| format!("kernel `{}` on {}: {error}", step.label, device.info().id))?;
+                sources.extend(dispatches.into_iter().map(|d| d.source));
+            }
         }
     }
     Ok(sources)
+}
+
+/// The choices under which a kernel may run: the generator's own, and on real GPUs cooperative matrices where an adapter has them.
+fn choices(device: &dyn Device, kernel: &Kernel) -> Vec<Choices> {
+    let mut all = vec![Choices::default()];
+    if matches!(kernel, Kernel::MatMul(_)) && !device.caps().software {
+        let sizes = [8, 16].map(|size| MatMulVariant::Cooperative { size, subgroup: 32 });
+        all.extend(sizes.map(|variant| Choices { matmul: Some(variant), ..Choices::default() }));
+    }
+    all
 }

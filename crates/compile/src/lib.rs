@@ -10,7 +10,7 @@
 //!    [`remat`](mod@remat): compute activations again;
 //!    [`schedule`](mod@schedule): run early what shrinks memory;
 //!    [`concat`](mod@concat): sums of padded pieces become concatenations;
-//! 2. [`split`](mod@split): reductions in two passes, where rows or many invocations gain from it;
+//! 2. [`split`](mod@split): reductions in two passes, where rows or many invocations gain from it (and, after 5., long contractions);
 //! 3. [`fuse`](mod@fuse): decide which nodes get memory of their own; all others are computed inside of kernels;
 //! 4. [`lower`](mod@lower): one kernel per such node, views folded into index arithmetic;
 //! 5. [`merge`](mod@merge): maps over one space, reductions with the work around them, products with the work after them;
@@ -202,6 +202,7 @@ pub fn compile(graph: &Graph, caps: &DeviceCaps, options: &Options) -> Result<Pr
         }
         let conflicts = plan::conflicts(&layout, &kernels);
         if conflicts.is_empty() {
+            split::split_products(&mut kernels, caps);
             break plan::plan(graph, &layout, kernels, caps, options);
         }
         blocked.extend(conflicts);

@@ -257,6 +257,7 @@ fn matmul(layout: &Layout<'_>, id: NodeId) -> Result<NodeKernel, IrError> {
     let mut args = vec![NodeArg::Node(target)];
     let kernel = MatMulKernel {
         column_sums: None,
+        split: None,
         batch: node.shape[..rank - 2].into(),
         m: node.shape[rank - 2],
         n: node.shape[rank - 1],

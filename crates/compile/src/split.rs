@@ -1,13 +1,16 @@
-//! Reductions in two passes.
+//! Reductions and contractions in two passes.
 //!
 //! A sum over several axes of something that was made along the last one (the loss of a softmax) is taken along that axis first,
 //! so that the kernel of the rows takes it too.
 //!
 //! A GPU gives each result of a reduction one invocation or one workgroup; where few results combine many elements, most of
-//! it would idle. Summing chunks first and then the chunks' sums keeps it busy, and the order fixed.
+//! it would idle. Summing chunks first and then the chunks' sums keeps it busy, and the order fixed. Likewise the weight gradient of
+//! a narrow layer, which has few tiles and a contraction as long as the batch.
 
 use smallvec::SmallVec;
-use wgrad_ir::{DeviceCaps, Graph, IrError, Node, NodeId, Op, Shape};
+use wgrad_ir::{DeviceCaps, Graph, IrError, Kernel, MatMulKernel, Node, NodeId, Op, Shape, SplitK};
+
+use crate::lower::{NodeArg, NodeKernel};
 
 /// Fewer results than this do not fill a GPU.
 const FEW_RESULTS: usize = 4096;
@@ -100,4 +103,48 @@ fn chunks(graph: &Graph, node: &Node) -> Option<usize> {
     }
     let root = (long as f64).sqrt() as usize;
     (root / 4..=root * 4).filter(|&c| c > 1 && long.is_multiple_of(c)).min_by_key(|&c| c.abs_diff(root))
+}
+
+/// Workgroups that keep a GPU busy: a few for each of some sixty processors.
+const ENOUGH_GROUPS: usize = 256;
+/// Shorter contractions stay whole.
+const LONG_CONTRACTION: usize = 1024;
+/// No part is shorter.
+const LEAST_PART: usize = 256;
+/// Most parts of a contraction.
+const MAX_PARTS: usize = 16;
+
+/// Lets products of few results and a long contraction compute in parts, on real GPUs: partial products into scratch, then their sums.
+pub fn split_products(kernels: &mut [NodeKernel], caps: &DeviceCaps) {
+    // A software adapter has a few cores, which the smallest products fill.
+    if caps.software || caps.max_workgroup_invocations < 256 {
+        return;
+    }
+    for NodeKernel { kernel, args, .. } in kernels {
+        let Kernel::MatMul(k) = kernel else { continue };
+        let scratch = 1 + usize::from(k.column_sums.is_some());
+        let Some(parts) = parts(k).filter(|_| args.len() + scratch <= caps.max_bindings) else { continue };
+        let mut place = |elements: usize| {
+            args.push(NodeArg::Scratch(elements));
+            args.len() as u32 - 1
+        };
+        let columns = parts * k.batch.elements() * k.n;
+        let products = place(columns * k.m);
+        k.split = Some(SplitK { parts, products, sums: k.column_sums.map(|_| place(columns)) });
+    }
+}
+
+/// Into how many parts to split a contraction, if at all: as many as a GPU has room for beside each other, while writing and reading the
+/// partial products moves at most half the bytes of the operands, and each workgroup walks far.
+fn parts(k: &MatMulKernel) -> Option<usize> {
+    let results = k.batch.elements() * k.m * k.n;
+    let tiles = |side: usize| k.batch.elements() * k.m.div_ceil(side) * k.n.div_ceil(side);
+    // As the generator chooses its tiles.
+    let groups = if tiles(64) >= 64 { tiles(64) } else { tiles(32) };
+    if results == 0 || k.k < LONG_CONTRACTION || groups * 16 >= k.k {
+        return None;
+    }
+    let operands = k.batch.elements() * (k.m + k.n) * k.k;
+    let most = (ENOUGH_GROUPS / groups).min(k.k / LEAST_PART).min(operands / (4 * results)).min(MAX_PARTS);
+    (2..=most).rev().find(|parts| k.k.is_multiple_of(*parts))
 }

@@ -85,6 +85,7 @@ fn matmul((batch, m, n, k, ta, tb): Extents, after: After) -> (Kernel, [Shape; 3
             exprs,
             stores,
             column_sums: None,
+            split: None,
         }),
         shapes,
     )

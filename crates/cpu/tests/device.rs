@@ -39,6 +39,7 @@ fn matmul(batch: Shape, (m, n, k): (usize, usize, usize), a: View, b: View) -> M
     let space: Shape = batch.iter().copied().chain([m, n]).collect();
     MatMulKernel {
         column_sums: None,
+        split: None,
         batch,
         m,
         n,

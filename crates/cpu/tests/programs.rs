@@ -117,6 +117,7 @@ proptest! {
         let out: Shape = batch.iter().copied().chain([m, n]).collect();
         let kernel = Kernel::MatMul(MatMulKernel {
             column_sums: None,
+            split: None,
             batch: batch.clone().into(), m, n, k, dtype, operands: [dtype; 2],
             a: Operand { arg: 1, view: a },
             b: Operand { arg: 2, view: b },

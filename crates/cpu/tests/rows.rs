@@ -168,6 +168,7 @@ proptest! {
         let (y, b) = operand(first + 1, k, n);
         let kernel = MatMulKernel {
             column_sums: None,
+            split: None,
             batch: batch.clone().into(), m, n, k, dtype: DType::F32, operands: [DType::F32; 2], a, b, exprs: e.nodes.clone(), stores: stores.clone(),
         };
         check_stores(&e, vec![x, y], &stores, Kernel::MatMul(kernel))?;

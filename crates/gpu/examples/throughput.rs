@@ -219,6 +219,7 @@ fn matmul([m, n, k]: [usize; 3], turned: [bool; 2], epilogue: bool) -> Program {
         exprs,
         stores: vec![Store { arg: inputs.len() as u32, value, view: View::contiguous([m, n].into()) }],
         column_sums: None,
+        split: None,
     };
     program(Kernel::MatMul(kernel), &inputs, m * n)
 }

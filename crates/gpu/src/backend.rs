@@ -3,12 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use wgpu::{
-    Adapter, Backends, DeviceDescriptor, ExperimentalFeatures, Instance, InstanceDescriptor, InstanceFlags,
-    MemoryHints,
+    Adapter, Backends, DeviceDescriptor, ExperimentalFeatures, Features, Instance, InstanceDescriptor,
+    InstanceFlags, MemoryHints,
 };
 use wgrad_runtime::{Backend, DeviceError, DeviceHandle, DeviceInfo, DeviceKind};
 
-use crate::{GpuDevice, adapter};
+use crate::{GpuDevice, adapter, cooperative};
 
 /// The adapters that wgpu finds, as `gpu:0`, `gpu:1`, ...: discrete GPUs first, then integrated, virtual and software ones.
 /// Without any driver the list is empty.
@@ -36,11 +36,20 @@ impl GpuBackend {
             .and_then(|n| adapters.get(n))
             .ok_or_else(|| refuse(format!("{} adapters were found, from gpu:0", adapters.len())))?;
         let info = adapter::info(found, id.to_owned());
+        let matrices = cooperative::variant(found);
+        let (mut features, mut experimental) =
+            (adapter::wanted_features(found), ExperimentalFeatures::disabled());
+        if matrices.is_some() {
+            features |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: what is experimental may have defects. Only products by cooperative matrices use it, and only once a trial of them
+            // has given what the plain kernel gives.
+            experimental = unsafe { ExperimentalFeatures::enabled() };
+        }
         let descriptor = DeviceDescriptor {
             label: Some("wgrad"),
-            required_features: adapter::wanted_features(found),
+            required_features: features,
             required_limits: found.limits(),
-            experimental_features: ExperimentalFeatures::disabled(),
+            experimental_features: experimental,
             // Large blocks help where memory is the GPU's own; elsewhere they are taken from the host.
             memory_hints: match info.kind {
                 DeviceKind::DiscreteGpu => MemoryHints::Performance,
@@ -50,7 +59,7 @@ impl GpuBackend {
         };
         let (device, queue) = pollster::block_on(found.request_device(&descriptor))
             .map_err(|e| refuse(format!("the driver of {} does not open it: {e}", info.name)))?;
-        GpuDevice::new(device, queue, info, adapter::caps(found))
+        GpuDevice::new(device, queue, info, adapter::caps(found), matrices)
     }
 
     /// One entry for each physical adapter, best first.

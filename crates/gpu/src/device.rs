@@ -19,12 +19,13 @@ use wgrad_runtime::{
 };
 
 use crate::{
+    cooperative,
     executable::GpuExecutable,
     faults::Faults,
     pipelines::Pipelines,
     pool::{Memory, Pool, Use, class},
     readback::GpuRead,
-    tune::Tuner,
+    tune::{Tuner, Variant},
 };
 
 /// What a device, its programs and its readbacks share.
@@ -86,6 +87,7 @@ impl GpuDevice {
         queue: Queue,
         info: DeviceInfo,
         caps: DeviceCaps,
+        matrices: Option<MatMulVariant>,
     ) -> Result<Arc<Self>, DeviceError> {
         let faults = Faults::install(&device, info.id.clone());
         let pool = Arc::new(Pool::new(
@@ -119,7 +121,13 @@ impl GpuDevice {
             copied_inputs: AtomicU64::new(0),
             profiling: AtomicBool::new(false),
         };
-        Ok(Arc::new(GpuDevice { shared: Arc::new(shared), cache: ProgramCache::default() }))
+        let device = Arc::new(GpuDevice { shared: Arc::new(shared), cache: ProgramCache::default() });
+        if let Some(variant) = matrices
+            && cooperative::agrees(&device, variant)?
+        {
+            device.shared.tuner.allow(variant);
+        }
+        Ok(device)
     }
 
     /// [`Device::prepare`] with given kernel variants; for tests and benchmarks.
@@ -134,7 +142,7 @@ impl GpuDevice {
         Ok(Arc::new(GpuExecutable::new(self.shared.clone(), program, choices)?))
     }
 
-    /// The variants of matrix products that were found by trying, by class of product: what a checkpoint keeps, so that a run
+    /// The variants of matrix products and attention that were found by trying, by class of kernel: what a checkpoint keeps, so that a run
     /// which continues computes the same bits.
     pub fn tuning(&self) -> BTreeMap<String, String> {
         self.shared.tuner.choices()
@@ -145,15 +153,17 @@ impl GpuDevice {
     /// # Errors
     /// One of them is none that this version knows; nothing has changed then.
     pub fn set_tuning(&self, choices: &BTreeMap<String, String>) -> Result<(), DeviceError> {
-        let unknown =
-            |what| self.shared.misuse(format!("expected a variant of a matrix product, got `{what}`"));
+        let unknown = |what| {
+            self.shared
+                .misuse(format!("expected a variant of a matrix product or of attention, got `{what}`"))
+        };
         self.shared.tuner.restore(choices).map_err(unknown)
     }
 
-    /// Tries `candidates` for each new class of products, and remembers the fastest in `file`. Without candidates nothing is tried.
+    /// Tries `candidates` for each new class of the kernels that they are variants of, and remembers the fastest in `file`. Without candidates nothing is tried.
     /// A device begins with the candidates that suit it, and a file in the user's cache folder; software adapters with none.
-    pub fn autotune(&self, candidates: &[MatMulVariant], file: Option<PathBuf>) {
-        self.shared.tuner.set(candidates.to_vec(), file);
+    pub fn autotune<V: Copy + Into<Variant>>(&self, candidates: &[V], file: Option<PathBuf>) {
+        self.shared.tuner.set(candidates.iter().map(|&candidate| candidate.into()).collect(), file);
     }
 
     fn too_large(&self, bytes: u64) -> Option<DeviceError> {

@@ -61,8 +61,7 @@ impl GpuExecutable {
         check_limits(&shared.info.id, &shared.caps, &program)?;
         let mut dispatches = Vec::with_capacity(program.steps.len());
         for (n, step) in program.steps.iter().enumerate() {
-            let mut choices = *choices;
-            choices.matmul = choices.matmul.or_else(|| shared.tuner.choose(&shared, &program, step));
+            let choices = shared.tuner.choose(&shared, &program, step, choices);
             let made = wgrad_kernels::generate(&step.kernel, &shared.caps, &choices).map_err(|e| {
                 DeviceError::Unsupported {
                     device: shared.info.id.clone(),

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod backend;
+mod cooperative;
 mod device;
 mod executable;
 mod faults;
@@ -19,3 +20,4 @@ mod tune;
 
 pub use backend::GpuBackend;
 pub use device::GpuDevice;
+pub use tune::Variant;

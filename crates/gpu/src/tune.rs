@@ -1,6 +1,6 @@
-//! Which variant of a matrix product is fastest on this adapter, found by trying and remembered on disk.
+//! Which variant of a matrix product, and which tiles of attention, are fastest on this adapter, found by trying and remembered on disk.
 //!
-//! Products of one class (extents rounded up to powers of two, and the operands' layouts) share a choice. A choice changes the order of
+//! Kernels of one class (extents rounded up to powers of two, and the operands' layouts) share a choice. A choice changes the order of
 //! additions and so the last bits of results: whoever must repeat a run exactly keeps [`GpuDevice::tuning`](crate::GpuDevice::tuning)
 //! and gives it back.
 
@@ -13,8 +13,10 @@ use std::{
 };
 
 use wgpu::PollType;
-use wgrad_ir::{Arg, BufferRef, DeviceCaps, Expr, Kernel, Literal, MatMulKernel, Operand, Program, Step};
-use wgrad_kernels::{Choices, MatMulVariant};
+use wgrad_ir::{
+    Arg, AttentionDims, BufferRef, DeviceCaps, Expr, Kernel, Literal, MatMulKernel, Operand, Program, Step,
+};
+use wgrad_kernels::{AttentionVariant, Choices, MatMulVariant};
 use wgrad_runtime::{DeviceInfo, Executable};
 
 use crate::{device::Shared, executable::GpuExecutable};
@@ -25,6 +27,45 @@ const HEADER: &str = "wgrad tuning 1";
 /// Runs of a kernel in one submission, so that its time outweighs the submission's.
 const REPEATS: usize = 8;
 
+/// How a kernel of which there are several variants is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Variant {
+    /// A matrix product.
+    MatMul(MatMulVariant),
+    /// Attention, or its gradient.
+    Attention(AttentionVariant),
+}
+
+impl From<MatMulVariant> for Variant {
+    fn from(variant: MatMulVariant) -> Self {
+        Variant::MatMul(variant)
+    }
+}
+
+impl From<AttentionVariant> for Variant {
+    fn from(variant: AttentionVariant) -> Self {
+        Variant::Attention(variant)
+    }
+}
+
+impl Variant {
+    /// Whether it is one of a kernel's.
+    fn suits(self, kernel: &Kernel) -> bool {
+        match self {
+            Variant::MatMul(_) => matches!(kernel, Kernel::MatMul(_)),
+            Variant::Attention(_) => matches!(kernel, Kernel::Attention(_) | Kernel::AttentionGrad(_)),
+        }
+    }
+
+    /// These choices with this one, where nothing has been chosen.
+    fn into_choices(self, choices: &Choices) -> Choices {
+        match self {
+            Variant::MatMul(v) => Choices { matmul: choices.matmul.or(Some(v)), ..*choices },
+            Variant::Attention(v) => Choices { attention: choices.attention.or(Some(v)), ..*choices },
+        }
+    }
+}
+
 /// The choices of one device.
 #[derive(Default)]
 pub(crate) struct Tuner {
@@ -33,27 +74,42 @@ pub(crate) struct Tuner {
 
 #[derive(Default)]
 struct State {
-    known: BTreeMap<String, MatMulVariant>,
-    candidates: Vec<MatMulVariant>,
+    known: BTreeMap<String, Variant>,
+    candidates: Vec<Variant>,
+    /// What the device does by cooperative matrices.
+    matrices: Option<Variant>,
     file: Option<PathBuf>,
 }
 
+impl State {
+    /// Whether the device runs a variant.
+    fn can(&self, variant: Variant) -> bool {
+        !matches!(variant, Variant::MatMul(MatMulVariant::Cooperative { .. }))
+            || self.matrices == Some(variant)
+    }
+}
+
 impl Tuner {
-    /// Tuning as `caps` suggest: off on software adapters, whose products have a fixed choice.
+    /// Tuning as `caps` suggest: off on software adapters, whose kernels have a fixed choice.
     pub(crate) fn new(caps: &DeviceCaps, info: &DeviceInfo) -> Self {
         let tuner = Tuner::default();
         if !caps.software && caps.max_workgroup_invocations >= 256 {
             let tiled =
                 [32, 64, 128].into_iter().filter(|b| caps.max_workgroup_bytes >= 2 * 16 * (b + 1) * 4);
-            let mut candidates: Vec<_> = tiled.map(|block| MatMulVariant::Tiled { block }).collect();
-            candidates.push(MatMulVariant::Direct { rows: 8, quads: 2 });
+            let mut candidates: Vec<Variant> =
+                tiled.map(|block| MatMulVariant::Tiled { block }.into()).collect();
+            candidates.push(MatMulVariant::Direct { rows: 8, quads: 2 }.into());
+            // Blocks that do not fit in workgroup memory do not run, and so are not chosen.
+            let tiles = [32, 64].map(|block| AttentionVariant::Tiles { block });
+            candidates.extend(tiles.map(Variant::from));
+            candidates.push(AttentionVariant::Rows { rows: 2, span: 16 }.into());
             tuner.set(candidates, default_file(info));
         }
         tuner
     }
 
     /// Tries these variants from now on (none: tries nothing), and remembers the fastest in `file`.
-    pub(crate) fn set(&self, candidates: Vec<MatMulVariant>, file: Option<PathBuf>) {
+    pub(crate) fn set(&self, candidates: Vec<Variant>, file: Option<PathBuf>) {
         let found = file.as_deref().map(read).unwrap_or_default();
         let mut state = self.lock();
         // What is in use stays in use.
@@ -62,6 +118,15 @@ impl Tuner {
         }
         state.candidates = candidates;
         state.file = file;
+    }
+
+    /// Tries this variant by cooperative matrices, too, wherever others are tried: the device has been found to compute it rightly.
+    pub(crate) fn allow(&self, matrices: MatMulVariant) {
+        let mut state = self.lock();
+        state.matrices = Some(matrices.into());
+        if !state.candidates.is_empty() {
+            state.candidates.push(matrices.into());
+        }
     }
 
     /// The choices in use, as text.
@@ -80,24 +145,35 @@ impl Tuner {
         Ok(())
     }
 
-    /// The variant for a step, if it is a product of a known class, or of one that can be tried now.
+    /// `given`, and what was found for a step on which it is silent, if that is of a known class, or of one that can be tried now.
     pub(crate) fn choose(
         &self,
         shared: &Arc<Shared>,
         program: &Program,
         step: &Step,
-    ) -> Option<MatMulVariant> {
-        let Kernel::MatMul(kernel) = &*step.kernel else { return None };
-        let class = class(kernel);
-        let candidates = {
+        given: &Choices,
+    ) -> Choices {
+        let is_given = match &*step.kernel {
+            Kernel::MatMul(_) => given.matmul.is_some(),
+            _ => given.attention.is_some(),
+        };
+        let found = if is_given { None } else { self.find(shared, program, step) };
+        found.map_or(*given, |variant| variant.into_choices(given))
+    }
+
+    fn find(&self, shared: &Arc<Shared>, program: &Program, step: &Step) -> Option<Variant> {
+        let class = class(&step.kernel)?;
+        let candidates: Vec<Variant> = {
             let state = self.lock();
-            if let Some(&known) = state.known.get(&class) {
+            // A checkpoint may come from a machine whose matrices this one lacks.
+            let known = state.known.get(&class).copied();
+            if let Some(known) = known.filter(|&variant| state.can(variant) && variant.suits(&step.kernel)) {
                 return Some(known);
             }
-            state.candidates.clone()
+            state.candidates.iter().copied().filter(|v| v.suits(&step.kernel)).collect()
         };
         // Indices in memory that nobody has written would raise the device's status.
-        let gathers = kernel.exprs.iter().any(|node| matches!(node.expr, Expr::Gather { .. }));
+        let gathers = step.kernel.exprs().iter().any(|node| matches!(node.expr, Expr::Gather { .. }));
         if candidates.is_empty() || gathers {
             return None;
         }
@@ -105,7 +181,10 @@ impl Tuner {
         let times = candidates.into_iter().filter_map(|v| Some((time(shared, &trial, v)?, v)));
         let (_, best) = times.min_by_key(|(time, _)| *time)?;
         let mut state = self.lock();
-        let best = *state.known.entry(class).or_insert(best);
+        let known = state.known.get(&class).copied();
+        let known = known.filter(|&variant| state.can(variant) && variant.suits(&step.kernel));
+        let best = known.unwrap_or(best);
+        state.known.insert(class, best);
         if let Some(file) = &state.file {
             write(file, &state.known);
         }
@@ -117,20 +196,49 @@ impl Tuner {
     }
 }
 
-/// What products share a choice.
-fn class(kernel: &MatMulKernel) -> String {
+/// What kernels share a choice; `None` where there is none.
+fn class(kernel: &Kernel) -> Option<String> {
+    match kernel {
+        Kernel::MatMul(k) => Some(class_of_product(k)),
+        Kernel::Attention(k) => Some(class_of_attention("attention", &k.dims)),
+        Kernel::AttentionGrad(k) => Some(class_of_attention("attention_grad", &k.dims)),
+        _ => None,
+    }
+}
+
+fn class_of_attention(name: &str, dims: &AttentionDims) -> String {
+    let up = usize::next_power_of_two;
+    let AttentionDims { batch, heads, kv_heads, queries, keys, width, spec } = *dims;
+    let seen = match (spec.causal, spec.window) {
+        (false, None) => "all".to_owned(),
+        (true, None) => "causal".to_owned(),
+        (_, Some(window)) => format!("window {}", up(window)),
+    };
+    let masked = if spec.masked { " masked" } else { "" };
+    format!(
+        "{name} {}x{} of {} {}x{}x{width} {seen}{masked}",
+        up(batch),
+        up(heads),
+        up(heads / kv_heads.max(1)),
+        up(queries),
+        up(keys)
+    )
+}
+
+fn class_of_product(kernel: &MatMulKernel) -> String {
     let layout = |operand: &Operand| {
         let strides = &operand.view.strides;
         if strides.last() == Some(&1) { "rows" } else { "columns" }
     };
     let up = usize::next_power_of_two;
+    let parts = kernel.split.map_or(1, |split| split.parts);
     format!(
         "matmul {} {}x{}x{}x{} {} {}",
         kernel.dtype,
-        up(kernel.batch.elements()),
+        up(kernel.batch.elements() * parts),
         up(kernel.m),
         up(kernel.n),
-        up(kernel.k),
+        up(kernel.k / parts),
         layout(&kernel.a),
         layout(&kernel.b)
     )
@@ -157,8 +265,8 @@ fn trial(program: &Program, step: &Step) -> Program {
 }
 
 /// The best of three times; `None` where the variant does not run.
-fn time(shared: &Arc<Shared>, trial: &Arc<Program>, variant: MatMulVariant) -> Option<Duration> {
-    let choices = Choices { matmul: Some(variant), ..Choices::default() };
+fn time(shared: &Arc<Shared>, trial: &Arc<Program>, variant: Variant) -> Option<Duration> {
+    let choices = variant.into_choices(&Choices::default());
     let executable = GpuExecutable::new(shared.clone(), trial.clone(), &choices).ok()?;
     let scalars: Vec<Literal> = trial.scalars.iter().map(|&dtype| Literal::zero(dtype)).collect();
     let run = || -> Option<Duration> {
@@ -172,24 +280,34 @@ fn time(shared: &Arc<Shared>, trial: &Arc<Program>, variant: MatMulVariant) -> O
     (0..3).filter_map(|_| run()).min()
 }
 
-fn name(variant: MatMulVariant) -> String {
+fn name(variant: Variant) -> String {
     match variant {
-        MatMulVariant::Direct { rows, quads } => format!("direct {rows} {quads}"),
-        MatMulVariant::Subgroup { rows, quads } => format!("subgroup {rows} {quads}"),
-        MatMulVariant::Tiled { block } => format!("tiled {block}"),
+        Variant::MatMul(MatMulVariant::Direct { rows, quads }) => format!("direct {rows} {quads}"),
+        Variant::MatMul(MatMulVariant::Subgroup { rows, quads }) => format!("subgroup {rows} {quads}"),
+        Variant::MatMul(MatMulVariant::Tiled { block }) => format!("tiled {block}"),
+        Variant::MatMul(MatMulVariant::Cooperative { size, subgroup }) => {
+            format!("cooperative {size} {subgroup}")
+        }
+        Variant::Attention(AttentionVariant::Rows { rows, span }) => format!("rows {rows} {span}"),
+        Variant::Attention(AttentionVariant::Tiles { block }) => format!("tiles {block}"),
     }
 }
 
 /// The variant of a name. Only such as a file may hold: sizes that make no shader are none.
-fn parse(text: &str) -> Option<MatMulVariant> {
+fn parse(text: &str) -> Option<Variant> {
     let mut words = text.split(' ');
     let kind = words.next()?;
     let numbers =
         words.map(|w| w.parse().ok().filter(|n| (1..=256).contains(n))).collect::<Option<Vec<u32>>>()?;
     match (kind, numbers.as_slice()) {
-        ("direct", &[rows, quads]) => Some(MatMulVariant::Direct { rows, quads }),
-        ("subgroup", &[rows @ (8 | 16 | 32), quads]) => Some(MatMulVariant::Subgroup { rows, quads }),
-        ("tiled", &[block]) if block % 16 == 0 => Some(MatMulVariant::Tiled { block }),
+        ("direct", &[rows, quads]) => Some(MatMulVariant::Direct { rows, quads }.into()),
+        ("subgroup", &[rows @ (8 | 16 | 32), quads]) => Some(MatMulVariant::Subgroup { rows, quads }.into()),
+        ("cooperative", &[size @ (8 | 16), subgroup @ (16 | 32 | 64)]) => {
+            Some(MatMulVariant::Cooperative { size, subgroup }.into())
+        }
+        ("tiled", &[block]) if block % 16 == 0 => Some(MatMulVariant::Tiled { block }.into()),
+        ("rows", &[rows, span]) if span % 8 == 0 => Some(AttentionVariant::Rows { rows, span }.into()),
+        ("tiles", &[block]) if block % 16 == 0 => Some(AttentionVariant::Tiles { block }.into()),
         _ => None,
     }
 }
@@ -206,7 +324,7 @@ fn default_file(info: &DeviceInfo) -> Option<PathBuf> {
 }
 
 /// The choices in a file: of a damaged line or another version nothing, since all can be found again.
-fn read(file: &Path) -> BTreeMap<String, MatMulVariant> {
+fn read(file: &Path) -> BTreeMap<String, Variant> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let mut lines = text.lines();
     if lines.next() != Some(HEADER) {
@@ -219,7 +337,7 @@ fn read(file: &Path) -> BTreeMap<String, MatMulVariant> {
 }
 
 /// Writes all choices; without success the next process tries again.
-fn write(file: &Path, known: &BTreeMap<String, MatMulVariant>) {
+fn write(file: &Path, known: &BTreeMap<String, Variant>) {
     let mut text = format!("{HEADER}\n");
     for (class, variant) in known {
         text += &format!("{class}\t{}\n", name(*variant));

@@ -292,3 +292,28 @@ fn time_of_attention_on_the_gpu() {
         }
     }
 }
+
+#[test]
+fn the_tiles_of_attention_and_of_its_gradient_are_chosen_by_trying() {
+    let Some(_) = device() else { return };
+    let device = GpuBackend::new().open_gpu("gpu:0").unwrap();
+    let candidates = [AttentionVariant::Rows { rows: 1, span: 8 }, AttentionVariant::Tiles { block: 32 }];
+    device.autotune(&candidates, None);
+    let program = program(&dims([1, 4, 2], [30, 30, 8], true, None, false), Layout::Packed);
+    let executable = device.prepare(Arc::new(program.clone())).unwrap();
+    let found = device.tuning();
+    let classes = ["attention 1x4 of 2 32x32x8 causal", "attention_grad 1x4 of 2 32x32x8 causal"];
+    assert_eq!(found.keys().collect::<Vec<_>>(), classes);
+    assert!(found.values().all(|v| ["rows 1 8", "tiles 32"].contains(&v.as_str())), "{found:?}");
+    let inputs = inputs(&program);
+    let buffers = inputs.iter().map(|data| device.upload(&encode(DType::F32, data), DType::F32).unwrap());
+    let run = executable.run(buffers.collect(), &[]).unwrap();
+    let got = outputs(&device, &program, &run).unwrap();
+    for (g, w) in got.iter().zip(&run_program(&program, &inputs, &[], Rounding::EachOperation)) {
+        common::assert_close(g, w, 2e-5, 1e-4, "tuned");
+    }
+    // A choice of another kind of kernel, as only a damaged file or checkpoint holds it, is none.
+    device.set_tuning(&[(classes[0].to_owned(), "tiled 32".to_owned())].into()).unwrap();
+    device.prepare(Arc::new(program)).unwrap();
+    assert!(["rows 1 8", "tiles 32"].contains(&device.tuning()[classes[0]].as_str()));
+}

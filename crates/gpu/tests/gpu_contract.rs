@@ -196,6 +196,7 @@ fn product(
         exprs,
         stores,
         column_sums: None,
+        split: None,
     };
     let args = vec![
         Arg::Out(DType::F32, results),

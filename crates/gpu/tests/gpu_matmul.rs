@@ -2,10 +2,14 @@
 
 mod common;
 
-use common::{Arg, Case, assert_close, device, load, node, noise};
+use std::sync::Arc;
+
+use common::{Arg, Case, assert_close, device, encode, load, node, noise, outputs};
+use wgrad_compile::{Options, compile};
 use wgrad_ir::{
-    BinaryOp, CompareOp, DType, Expr, ExprId, ExprNode, IndexMap, Kernel, Literal, MatMulKernel, Op, Operand,
-    Shape, Store, UnaryOp, View, philox,
+    BinaryOp, CompareOp, DType, DeviceCaps, Expr, ExprId, ExprNode, Graph, IndexMap, Kernel, Literal,
+    MatMulKernel, Op, Operand, ReduceOp, Shape, SplitK, Store, UnaryOp, View, philox,
+    reference::{Rounding, run_program},
 };
 use wgrad_kernels::{Choices, MatMulVariant};
 use wgrad_runtime::Device;
@@ -116,6 +120,7 @@ fn random(seed: u32) -> Case {
             exprs,
             stores,
             column_sums: None,
+            split: None,
         }),
         args,
     )
@@ -171,6 +176,86 @@ fn every_variant_takes_the_column_sums_along() {
     }
 }
 
+/// Lets a product compute in parts.
+fn in_parts(case: &mut Case, parts: usize) {
+    let Kernel::MatMul(kernel) = &mut case.kernel else { unreachable!("a product") };
+    let mut scratch = |words: usize| {
+        case.args.push(Arg::Temp(words));
+        case.args.len() as u32 - 1
+    };
+    let columns = parts * kernel.batch.elements() * kernel.n;
+    let products = scratch(columns * kernel.m);
+    let sums = kernel.column_sums.map(|_| scratch(columns));
+    kernel.split = Some(SplitK { parts, products, sums });
+}
+
+#[test]
+fn a_contraction_in_parts_gives_the_product_what_follows_it_and_the_column_sums() {
+    let Some(device) = device() else { return };
+    let variants = variants(device.caps().subgroup_size);
+    for seed in 200..230 {
+        let mut case = random(seed);
+        let Kernel::MatMul(kernel) = &case.kernel else { unreachable!("a product") };
+        let Some(parts) = [4, 2, 31].into_iter().find(|p| kernel.k > 0 && kernel.k.is_multiple_of(*p)) else {
+            continue;
+        };
+        if seed % 2 == 0 {
+            with_column_sums(&mut case);
+        }
+        in_parts(&mut case, parts);
+        let matmul = (seed % 3 > 0).then(|| variants[seed as usize / 2 % variants.len()]);
+        let choices = Choices { matmul, ..Choices::default() };
+        let dispatches = wgrad_kernels::generate(&case.kernel, device.caps(), &choices).unwrap();
+        assert_eq!(dispatches.len(), if seed % 2 == 0 { 3 } else { 2 });
+        let got = case.try_run(&device, &choices).unwrap();
+        for (g, w) in got.iter().zip(&case.reference()) {
+            assert_close(g, w, 1e-5, 1e-5, &format!("seed {seed}, {matmul:?}, {:?}", case.kernel));
+        }
+        assert_eq!(case.try_run(&device, &choices).unwrap(), got, "the order of sums is fixed");
+    }
+}
+
+#[test]
+fn the_gradients_of_a_narrow_layer_over_many_rows_are_computed_in_parts_on_real_gpus() {
+    let Some(device) = device() else { return };
+    // w - 0.01 xᵀ g and Σ g, as a layer of 48 inputs and 80 outputs has them after a batch of 4096 rows.
+    let (rows, m, n) = (4096, 48, 80);
+    let mut g = Graph::new();
+    let mut input = |index: u32, shape: [usize; 2]| {
+        g.push(Op::Input { index, shape: shape.into(), dtype: DType::F32 }, &[]).unwrap()
+    };
+    let [x, grad, w] = [input(0, [rows, m]), input(1, [rows, n]), input(2, [m, n])];
+    let turned = g.push(Op::Permute([1, 0].into_iter().collect()), &[x]).unwrap();
+    let product = g.push(Op::Dot, &[turned, grad]).unwrap();
+    let rate = g.push(Op::Const(Literal::from_f64(DType::F32, 0.01)), &[]).unwrap();
+    let rate = g.push(Op::Reshape([1, 1].into()), &[rate]).unwrap();
+    let rate = g.push(Op::Expand([m, n].into()), &[rate]).unwrap();
+    let scaled = g.push(Op::Binary(BinaryOp::Mul), &[product, rate]).unwrap();
+    let new = g.push(Op::Binary(BinaryOp::Sub), &[w, scaled]).unwrap();
+    let bias = g.push(Op::Reduce { op: ReduceOp::Sum, axes: [0].into_iter().collect() }, &[grad]).unwrap();
+    g.set_outputs(vec![new, bias]);
+    let real = DeviceCaps { software: false, max_workgroup_invocations: 256, ..device.caps().clone() };
+    let program = compile(&g, &real, &Options::default()).unwrap();
+    let parts = program.steps.iter().find_map(|step| match &*step.kernel {
+        Kernel::MatMul(k) => k.split.map(|split| split.parts),
+        _ => None,
+    });
+    assert_eq!(parts, Some(16), "{program}");
+    let software = compile(&g, device.caps(), &Options::default()).unwrap();
+    assert!(software.temps.iter().sum::<u64>() < program.temps.iter().sum());
+
+    let data = [noise(rows * m, 1), noise(rows * n, 2), noise(m * n, 3)];
+    let want = run_program(&program, &data, &[], Rounding::EachOperation);
+    let executable = device.prepare(Arc::new(program)).unwrap();
+    let inputs = data.iter().map(|d| device.upload(&encode(DType::F32, d), DType::F32).unwrap());
+    let run = executable.run(inputs.collect(), &[]).unwrap();
+    let got = outputs(&device, executable.program(), &run).unwrap();
+    // Sums of 4096 terms below one: 64 at most in size, in each of which some roundings do not cancel.
+    for (g, w) in got.iter().zip(&want) {
+        assert_close(g, w, 2e-4, 0.0, "the gradients");
+    }
+}
+
 #[test]
 fn column_sums_of_a_long_contraction_are_as_close_as_the_product() {
     let Some(device) = device() else { return };
@@ -189,6 +274,7 @@ fn column_sums_of_a_long_contraction_are_as_close_as_the_product() {
             exprs: vec![node(Expr::Product, DType::F32)],
             stores: vec![Store { arg: 2, value: ExprId(0), view: view([m, n]) }],
             column_sums: None,
+            split: None,
         };
         let args = vec![
             Arg::In(DType::F32, noise(m * k, 1)),
@@ -251,6 +337,7 @@ fn the_parts_of_a_packed_projection_are_written_where_they_belong() {
         exprs,
         stores,
         column_sums: None,
+        split: None,
     };
     let args = vec![
         Arg::In(DType::F32, noise(m * k, 1)),

@@ -66,6 +66,7 @@ fn a_product_gives_the_column_sums_of_its_second_operand() {
             exprs: vec![node(Expr::Product, DType::F32)],
             stores,
             column_sums: Some(3),
+            split: None,
         };
         let args = vec![
             Arg::In(DType::F32, noise(2 * m * k, 1)),

@@ -98,6 +98,25 @@ impl Expr {
         };
         list.into_iter().flatten()
     }
+
+    /// The same expression of other values: `new` says which.
+    #[must_use]
+    pub fn with_operands(&self, new: impl Fn(ExprId) -> ExprId) -> Expr {
+        let mut expr = self.clone();
+        match &mut expr {
+            Expr::Const(_)
+            | Expr::Scalar(_)
+            | Expr::Load { .. }
+            | Expr::Index { .. }
+            | Expr::Gather { .. }
+            | Expr::Product => {}
+            Expr::Random { key, .. } => *key = key.map(new),
+            Expr::Unary(_, a) | Expr::Cast(a) | Expr::Row(_, a) => *a = new(*a),
+            Expr::Binary(_, a, b) | Expr::Compare(_, a, b) => (*a, *b) = (new(*a), new(*b)),
+            Expr::Select(c, a, b) => (*c, *a, *b) = (new(*c), new(*a), new(*b)),
+        }
+        expr
+    }
 }
 
 /// An expression and the dtype of its value.
@@ -206,6 +225,26 @@ pub struct MatMulKernel {
     /// A buffer for `Σ_k b[k, n]`, row-major `[batch.., n]`, in a fixed order: where `b` is the cotangent of a product with a bias, the
     /// bias's gradient, for which `b` need not be read again.
     pub column_sums: Option<u32>,
+    /// How a device that would idle over few results may share the contraction out; what is computed is the same.
+    pub split: Option<SplitK>,
+}
+
+/// A contraction in parts of equal length: partial products first, then their sums in the order of the parts, and what follows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SplitK {
+    /// How many, at least two; they divide the length.
+    pub parts: usize,
+    /// Scratch for the partial products, row-major `[parts, batch.., m, n]`.
+    pub products: u32,
+    /// Scratch for the column sums of the parts, row-major `[parts, batch.., n]`, where column sums are wanted.
+    pub sums: Option<u32>,
+}
+
+impl SplitK {
+    /// The scratch arguments.
+    pub fn scratch(&self) -> impl Iterator<Item = u32> + use<> {
+        [Some(self.products), self.sums].into_iter().flatten()
+    }
 }
 
 impl MatMulKernel {
@@ -436,7 +475,10 @@ impl Kernel {
             Kernel::Map(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::Row(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::Reduce(k) => k.outs.iter().map(|o| o.arg).collect(),
-            Kernel::MatMul(k) => k.stores.iter().map(|s| s.arg).chain(k.column_sums).collect(),
+            Kernel::MatMul(k) => {
+                let scratch = k.split.iter().flat_map(SplitK::scratch);
+                k.stores.iter().map(|s| s.arg).chain(k.column_sums).chain(scratch).collect()
+            }
             Kernel::Conv(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::ScatterAdd(_) => vec![0, 3],
             Kernel::Cumulate(k) => vec![k.out.arg],

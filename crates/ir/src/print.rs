@@ -187,7 +187,10 @@ impl fmt::Display for Kernel {
                 f.write_char('\n')?;
                 write_exprs(f, &k.exprs)?;
                 write_stores(f, &k.stores)?;
-                k.column_sums.map_or(Ok(()), |arg| writeln!(f, "    store a{arg} = column sums of b"))
+                if let Some(arg) = k.column_sums {
+                    writeln!(f, "    store a{arg} = column sums of b")?;
+                }
+                k.split.map_or(Ok(()), |s| writeln!(f, "    in {} parts, scratch a{}", s.parts, s.products))
             }
             Kernel::Conv(k) => {
                 let ConvKernel { spec, dtype, x, w, .. } = k;

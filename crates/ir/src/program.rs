@@ -193,5 +193,11 @@ impl Program {
 /// Bytes that a step moves through one argument.
 fn traffic(step: &Step, a: usize, arg: &Arg) -> u64 {
     let a = a as u32;
+    if let Kernel::MatMul(k) = &*step.kernel
+        && k.split.is_some_and(|split| split.scratch().any(|scratch| scratch == a))
+    {
+        // Written by the parts and read by their sum.
+        return 2 * arg.bytes;
+    }
     if step.kernel.reads(a) && step.kernel.writes().contains(&a) { 2 * arg.bytes } else { arg.bytes }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Arg, AttentionDims, BufferRef, CumulateOp, DType, Expr, ExprNode, Graph, IndexMap, IrError, Kernel, Op,
-    Operand, OutputSource, Program, Shape, Store, View,
+    Arg, AttentionDims, BufferRef, CumulateOp, DType, Expr, ExprNode, Graph, IndexMap, IrError, Kernel,
+    MatMulKernel, Op, Operand, OutputSource, Program, Shape, SplitK, Store, View,
 };
 
 fn broken<T>(what: &'static str, message: String) -> Result<T, IrError> {
@@ -232,6 +232,9 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
                     return Err(format!("uses a{sums}, which gets the column sums"));
                 }
             }
+            if let Some(split) = k.split {
+                verify_split(k, split, bytes)?;
+            }
             verify_exprs(&k.exprs, &space, bytes)?;
             if k.exprs.iter().any(|e| matches!(e.expr, Expr::Product) && e.dtype != k.dtype)
                 || k.stores.is_empty()
@@ -299,6 +302,27 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
             let words = k.dims.batch * k.dims.heads * k.dims.queries;
             fits(&IndexMap::contiguous([words].into()), DType::F32, bytes(k.delta))
         }
+    }
+}
+
+fn verify_split(k: &MatMulKernel, split: SplitK, bytes: Bytes<'_>) -> Result<(), String> {
+    let SplitK { parts, products, sums } = split;
+    if parts < 2 || k.k == 0 || k.k % parts != 0 || sums.is_some() != k.column_sums.is_some() {
+        return Err(format!("a contraction of {} in {parts} parts is inconsistent", k.k));
+    }
+    let of =
+        |last: &[usize]| -> Shape { [parts].iter().chain(k.batch.iter()).chain(last).copied().collect() };
+    fits(&IndexMap::contiguous(of(&[k.m, k.n])), k.dtype, bytes(products))?;
+    if let Some(sums) = sums {
+        fits(&IndexMap::contiguous(of(&[k.n])), k.dtype, bytes(sums))?;
+    }
+    let used = |arg: u32| {
+        let stored = k.stores.iter().any(|s| s.arg == arg) || k.column_sums == Some(arg);
+        stored || Kernel::MatMul(k.clone()).reads(arg)
+    };
+    match split.scratch().find(|&arg| used(arg)) {
+        Some(arg) => Err(format!("uses a{arg}, which is scratch")),
+        None => Ok(()),
     }
 }
 

@@ -36,7 +36,12 @@ fn compact(kernel: &mut NodeKernel) {
         Kernel::Map(k) => (&mut k.exprs, &mut k.stores, Vec::new()),
         Kernel::Row(k) => (&mut k.exprs, &mut k.stores, Vec::new()),
         Kernel::MatMul(k) => {
-            let operands = [&mut k.a.arg, &mut k.b.arg].into_iter().chain(k.column_sums.as_mut()).collect();
+            let mut operands = vec![&mut k.a.arg, &mut k.b.arg];
+            operands.extend(k.column_sums.as_mut());
+            if let Some(split) = &mut k.split {
+                operands.push(&mut split.products);
+                operands.extend(split.sums.as_mut());
+            }
             (&mut k.exprs, &mut k.stores, operands)
         }
         Kernel::Conv(k) => (&mut k.exprs, &mut k.stores, vec![&mut k.x.arg, &mut k.w.arg]),
