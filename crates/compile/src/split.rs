@@ -10,7 +10,7 @@
 use smallvec::SmallVec;
 use wgrad_ir::{DeviceCaps, Graph, IrError, Kernel, MatMulKernel, Node, NodeId, Op, Shape, SplitK};
 
-use crate::lower::{NodeArg, NodeKernel};
+use crate::lower::{NodeArg, NodeKernel, Work};
 
 /// Fewer results than this do not fill a GPU.
 const FEW_RESULTS: usize = 4096;
@@ -120,8 +120,8 @@ pub fn split_products(kernels: &mut [NodeKernel], caps: &DeviceCaps) {
     if caps.software || caps.max_workgroup_invocations < 256 {
         return;
     }
-    for NodeKernel { kernel, args, .. } in kernels {
-        let Kernel::MatMul(k) = kernel else { continue };
+    for NodeKernel { work, args, .. } in kernels {
+        let Work::Kernel(Kernel::MatMul(k)) = work else { continue };
         let scratch = 1 + usize::from(k.column_sums.is_some());
         let Some(parts) = parts(k).filter(|_| args.len() + scratch <= caps.max_bindings) else { continue };
         let mut place = |elements: usize| {

@@ -126,9 +126,9 @@ fn gpt_nano_on_a_desktop_adapter() {
             row 21
             scatter_add 1
             kernels 98
-            dispatches 104
-            bytes moved 240419848, 1.45 of the minimum 165890568
-            working set 34184200, 0.45 of the 75155720 written
+            dispatches 121
+            bytes moved 246227976, 1.48 of the minimum 165890568
+            working set 34184200, 0.44 of the 78059784 written
             updated in place 3 of 5
         "#]],
     );
