@@ -307,7 +307,7 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
 
 fn verify_split(k: &MatMulKernel, split: SplitK, bytes: Bytes<'_>) -> Result<(), String> {
     let SplitK { parts, products, sums } = split;
-    if parts < 2 || k.k == 0 || k.k % parts != 0 || sums.is_some() != k.column_sums.is_some() {
+    if parts < 2 || k.k == 0 || !k.k.is_multiple_of(parts) || sums.is_some() != k.column_sums.is_some() {
         return Err(format!("a contraction of {} in {parts} parts is inconsistent", k.k));
     }
     let of =
