@@ -60,6 +60,9 @@ pub(crate) fn generate(
             let constants = vec![("STEP", step), ("ROWS", rows.into()), ("QUADS", quads.into())];
             (include_str!("matmul/direct.wgsl"), [8 * rows, 32 * quads], 64, constants)
         }
+        MatMulVariant::Cooperative { .. } => {
+            return Err(KernelError::Inconsistent(format!("{WHAT} by cooperative matrices")));
+        }
     };
     constants.push(("SUMS", 0));
     let [tiles_m, tiles_n] = [m.div_ceil(tile[0] as usize), n.div_ceil(tile[1] as usize)];
