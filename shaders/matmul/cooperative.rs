@@ -1,6 +1,6 @@
 //! Products by cooperative matrices: extents and types of the body.
 
-use wgrad_ir::{DType, DeviceCaps, MatMulKernel};
+use wgrad_ir::{DeviceCaps, MatMulKernel};
 
 use super::{Body, WHAT, sides, singles};
 use crate::{KernelError, expr::Emitter};
@@ -28,8 +28,8 @@ pub(super) fn body(
         let message = format!("{WHAT} by matrices of {size} in subgroups of {subgroup}");
         return Err(KernelError::Inconsistent(message));
     }
-    let element = if kernel.dtype == DType::F32 { "f32" } else { "f16" };
-    let hooks = types(element, size) + &sides(kernel) + &singles(kernel, emitter)?;
+    // Operands of 16 bits are f32 once they are loaded; matrices of f16 need another configuration of the adapter.
+    let hooks = types("f32", size) + &sides(kernel) + &singles(kernel, emitter)?;
     let constants = [
         ("BLOCK", BLOCK),
         ("SIDE", SIDE),
@@ -60,7 +60,7 @@ fn types(element: &str, size: u32) -> String {
 
 #[cfg(all(test, feature = "check"))]
 mod tests {
-    use wgrad_ir::{Expr, ExprId, ExprNode, Operand, Shape, Store, View};
+    use wgrad_ir::{DType, Expr, ExprId, ExprNode, Operand, Shape, Store, View};
 
     use super::*;
     use crate::{MatMulVariant, check, matmul::generate_as};
@@ -73,6 +73,7 @@ mod tests {
             n,
             k,
             dtype: DType::F32,
+            operands: [DType::F32; 2],
             a: Operand { arg: 0, view: view([3, m, k]) },
             b: Operand { arg: 1, view: view([3, k, n]) },
             exprs: vec![ExprNode { expr: Expr::Product, dtype: DType::F32 }],

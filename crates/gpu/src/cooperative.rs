@@ -107,6 +107,7 @@ fn product(batch: usize, m: usize, n: usize, k: usize) -> Program {
         n,
         k,
         dtype: DType::F32,
+        operands: [DType::F32; 2],
         a: Operand { arg: 0, view: View::contiguous(a.clone()) },
         b: Operand { arg: 1, view: turned },
         exprs: vec![ExprNode { expr: Expr::Product, dtype: DType::F32 }],
