@@ -298,6 +298,10 @@ impl<'a> Preparation<'a> {
         constants: &mut Vec<NodeId>,
     ) -> Result<NodeId, IrError> {
         let node = out.node(operand);
+        // Known numbers need no buffer.
+        if matches!(node.op, Op::Const(_)) {
+            return body.push(node.op.clone(), &[]);
+        }
         let index = (self.carries.len() + most + constants.len()) as u32;
         constants.push(operand);
         body.push(Op::Input { index, shape: node.shape.clone(), dtype: node.dtype }, &[])

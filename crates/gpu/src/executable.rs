@@ -1,13 +1,14 @@
 //! Programs that are ready to run.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
 use wgpu::{CommandEncoder, CommandEncoderDescriptor, ComputePass, ComputePassDescriptor};
-use wgrad_ir::{Arg, Literal, Program};
-use wgrad_kernels::{Choices, Resource};
+use wgrad_ir::{Arg, Kernel, Literal, Program};
+use wgrad_kernels::{Choices, Dispatch, Resource};
 use wgrad_runtime::{Buffer, DeviceError, Executable, RunOutput, StepTime, check_limits};
 
 use crate::{
@@ -60,7 +61,13 @@ impl GpuExecutable {
     ) -> Result<Self, DeviceError> {
         check_limits(&shared.info.id, &shared.caps, &program)?;
         let mut dispatches = Vec::with_capacity(program.steps.len());
+        // The iterations of a loop have one text.
+        let mut known: HashMap<*const Kernel, Vec<Dispatch>> = HashMap::new();
         for (n, step) in program.steps.iter().enumerate() {
+            if let Some(made) = known.get(&Arc::as_ptr(&step.kernel)) {
+                dispatches.extend(made.iter().map(|dispatch| (n, dispatch.clone())));
+                continue;
+            }
             let choices = shared.tuner.choose(&shared, &program, step, choices);
             let made = wgrad_kernels::generate(&step.kernel, &shared.caps, &choices).map_err(|e| {
                 DeviceError::Unsupported {
@@ -68,7 +75,8 @@ impl GpuExecutable {
                     what: format!("kernel `{}` (step {n}): {e}", step.label),
                 }
             })?;
-            dispatches.extend(made.into_iter().map(|dispatch| (n, dispatch)));
+            dispatches.extend(made.iter().map(|dispatch| (n, dispatch.clone())));
+            known.insert(Arc::as_ptr(&step.kernel), made);
         }
         let wanted: Vec<_> = dispatches.iter().map(|(n, d)| (d, program.steps[*n].label.as_str())).collect();
         let pipelines = shared.pipelines.get_all(&shared.device, &shared.faults, &wanted)?;

@@ -83,7 +83,6 @@ impl Loop {
                         return Err(format!("operand {index} should be {dtype}{expected}, got {got}"));
                     }
                 }
-                Op::Scalar { .. } => return Err("takes numbers as operands, not as scalars".into()),
                 _ => {}
             }
         }

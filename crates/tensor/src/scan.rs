@@ -53,7 +53,7 @@ pub struct Scanned {
 /// assert_eq!(run.results[0].to_vec::<f32>()?, [5.0, 4.5, 5.25]);
 /// let gradients = grad(&run.carries[0], &[&x, &start])?;
 /// assert_eq!(gradients[0].to_vec::<f32>()?, [0.25, 0.5, 1.0]);
-/// assert_eq!(gradients[1].item::<f32>()?, 0.125);
+/// assert_eq!(gradients[1].item()?, 0.125);
 /// # Ok(()) }
 /// ```
 #[track_caller]

@@ -11,6 +11,7 @@ mod linear;
 mod loss;
 mod movement;
 mod norm;
+mod recurrent;
 mod reduce;
 
 /// Every family with its rows, in the order of the documentation.
@@ -24,6 +25,7 @@ pub(crate) fn families() -> Vec<(&'static str, Vec<Row>)> {
         ("Products", linear::rows()),
         ("Normalisation", norm::rows()),
         ("Attention", attention::rows()),
+        ("Recurrences", recurrent::rows()),
         ("Losses", loss::rows()),
         ("Boxes and matchings", boxes::rows()),
     ]

@@ -6,11 +6,14 @@ mod attention;
 mod batch_norm;
 pub mod boxes;
 mod conv;
+mod ctc;
+mod ctc_decode;
 mod known;
 mod linear_cross_entropy;
 mod loss;
 mod norm;
 mod pool;
+mod recurrent;
 
 use wgrad_ir::Shape;
 use wgrad_tensor::Tensor;
@@ -29,6 +32,8 @@ pub use conv::{
     Conv, ConvTranspose, Padding, conv, conv_transpose, conv_transpose1d, conv_transpose2d, conv_transpose3d,
     conv1d, conv2d, conv3d,
 };
+pub use ctc::{CtcOptions, ctc_loss};
+pub use ctc_decode::{CtcDecoded, ctc_beam_decode, ctc_greedy_decode};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use loss::{
     CrossEntropy, Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cosine_embedding_loss,
@@ -41,6 +46,8 @@ pub use pool::{
     AvgPool, MaxPool, adaptive_avg_pool, adaptive_max_pool, avg_pool, avg_pool1d, avg_pool2d, avg_pool3d,
     max_pool, max_pool1d, max_pool2d, max_pool3d, pixel_shuffle, pixel_unshuffle, unfold,
 };
+pub(crate) use recurrent::misfit as recurrent_misfit;
+pub use recurrent::{Cell, CellWeights, recurrence};
 
 /// A number of a formula, in the dtype and on the device of `x`.
 pub(crate) fn like(value: f64, x: &Tensor) -> Tensor {

@@ -9,6 +9,7 @@ mod linear;
 mod multihead;
 mod norm;
 mod pool;
+mod recurrent;
 mod transformer;
 
 pub use attention::CausalSelfAttention;
@@ -26,6 +27,7 @@ pub use pool::{
     AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool, AvgPool1d, AvgPool2d, AvgPool3d,
     MaxPool, MaxPool1d, MaxPool2d, MaxPool3d,
 };
+pub use recurrent::{GRU, LSTM, RNN, RecurrentOptions};
 pub use transformer::{
     TransformerConfig, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
     TransformerEncoderLayer,
