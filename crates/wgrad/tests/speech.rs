@@ -1,10 +1,10 @@
-//! A network as speech recognisers are built, of recurrent layers in both directions and the loss of alignments, learns to read made-up
+//! A network as speech recognisers are built, of a convolution, recurrent layers in both directions and the loss of alignments, learns to read made-up
 //! sounds on both devices.
 
 use wgrad::{
     nn::{
-        GRU, Init, Linear, Module, RecurrentOptions,
-        functional::{CtcOptions, ctc_greedy_decode, ctc_loss},
+        Conv1d, GRU, Init, Linear, Module, RecurrentOptions,
+        functional::{Conv, CtcOptions, Padding, ctc_greedy_decode, ctc_loss},
     },
     optim::{AdamWConfig, decay_matrices_only},
     prelude::*,
@@ -20,7 +20,7 @@ const LENGTHS: [i32; 4] = [9, 9, 7, 5];
 
 #[derive(Module)]
 struct Recogniser {
-    input: Linear,
+    conv: Conv1d,
     rnn: GRU,
     output: Linear,
 }
@@ -31,7 +31,14 @@ impl Recogniser {
         let options =
             RecurrentOptions { batch_first: true, bidirectional: true, ..RecurrentOptions::default() };
         Recogniser {
-            input: Linear::new(&init, WIDTH, 8, true),
+            conv: Conv1d::new(
+                &init,
+                WIDTH,
+                8,
+                [3],
+                Conv { padding: Padding::Same, ..Conv::default() },
+                true,
+            ),
             rnn: GRU::new(&init, 8, 8, options),
             output: Linear::new(&init, 16, CLASSES, true),
         }
@@ -39,7 +46,7 @@ impl Recogniser {
 
     /// Logarithms of class probabilities, `[frames, sequences, classes]`.
     fn forward(&self, x: &Tensor, lengths: &Tensor, ctx: &Context) -> Tensor {
-        let h = self.input.forward(x).relu();
+        let h = self.conv.forward(&x.transpose(1, 2)).relu().transpose(1, 2);
         let (h, _) = self.rnn.forward(&h, None, Some(lengths), ctx);
         self.output.forward(&h).log_softmax(-1).transpose(0, 1)
     }
