@@ -41,7 +41,8 @@ impl Tensor {
         let order: SmallVec<[usize; 6]> = kept().chain(axes.iter().copied()).collect();
         let length: usize = axes.iter().map(|&axis| self.shape()[axis]).product();
         if length == 0 {
-            return self.constant_like(1.0).stretch("prod", &shape);
+            // A sum of nothing, so that there is a gradient, of no elements.
+            return self.sum(dims, keepdim).add(self.constant_like(1.0));
         }
         let lines: Shape = [shape.elements(), length].into();
         self.permute(&order).reshape(lines).products("prod", 1).narrow(1, length - 1, 1).reshape(shape)
