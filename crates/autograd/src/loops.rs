@@ -292,7 +292,10 @@ fn derive(body: &Loop, given: &[LoopOutput], reached: &[bool]) -> Result<Gradien
                 LoopRole::Constant(_) => shared.push(operand),
             }
         }
-        let costly = matches!(node.op, Op::Dot | Op::Conv(_) | Op::Call { .. } | Op::Loop { .. } | Op::ScatterAdd { .. });
+        let costly = matches!(
+            node.op,
+            Op::Dot | Op::Conv(_) | Op::Call { .. } | Op::Loop { .. } | Op::ScatterAdd { .. }
+        );
         if id.index() < forward_len && costly && varies[id.index()] {
             // Several nodes of the body may have become one; any of them will do.
             if let Some(original) = forward.map.iter().position(|&m| m == id) {

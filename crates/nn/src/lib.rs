@@ -27,10 +27,10 @@ pub use layers::{
     AdaptiveAvgPool, AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool,
     AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool, AvgPool1d, AvgPool2d, AvgPool3d,
     BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d, CausalSelfAttention, Conv, Conv1D, Conv1d, Conv2d,
-    Conv3d, ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Dropout, Embedding, GRU, GroupNorm,
-    InstanceNorm, LSTM, LayerNorm, Linear, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, MultiheadAttention, RMSNorm, RNN, RecurrentOptions,
-    TransformerConfig, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
-    TransformerEncoderLayer,
+    Conv3d, ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Dropout, Embedding, GRU,
+    GroupNorm, InstanceNorm, LSTM, LayerNorm, Linear, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d,
+    MultiheadAttention, RMSNorm, RNN, RecurrentOptions, TransformerConfig, TransformerDecoder,
+    TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
 };
 pub use module::{Module, Visitor, matches as name_matches};
 pub use param::Param;

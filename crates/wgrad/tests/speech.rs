@@ -31,14 +31,7 @@ impl Recogniser {
         let options =
             RecurrentOptions { batch_first: true, bidirectional: true, ..RecurrentOptions::default() };
         Recogniser {
-            conv: Conv1d::new(
-                &init,
-                WIDTH,
-                8,
-                [3],
-                Conv { padding: Padding::Same, ..Conv::default() },
-                true,
-            ),
+            conv: Conv1d::new(&init, WIDTH, 8, [3], Conv { padding: Padding::Same, ..Conv::default() }, true),
             rnn: GRU::new(&init, 8, 8, options),
             output: Linear::new(&init, 16, CLASSES, true),
         }
