@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wgrad_nn::Param;
+use wgrad_tensor::Shape;
 
 use crate::{
     AdadeltaConfig, AdafactorConfig, AdafactorHfConfig, AdagradConfig, AdamConfig, AdamWConfig, AdamaxConfig,
@@ -84,6 +85,15 @@ impl OptimizerSpec {
             OptimizerSpec::Muon(config) => Box::new(config),
             OptimizerSpec::Lbfgs(_) => return None,
         })
+    }
+
+    /// How many elements are kept for a parameter of this shape between two steps.
+    pub fn state_elements(&self, shape: &Shape) -> usize {
+        match (self, self.rule()) {
+            (OptimizerSpec::Lbfgs(config), _) => (2 * config.history_size + 2) * shape.elements(),
+            (_, Some(rule)) => rule.states(shape).iter().map(|(_, kept)| kept.elements()).sum(),
+            (_, None) => 0,
+        }
     }
 
     /// Checks every constant.

@@ -132,6 +132,25 @@ fn every_optimizer_descends_and_goes_on_bit_for_bit_after_a_checkpoint() -> Outc
 }
 
 #[test]
+fn states_are_as_large_as_is_said() -> Outcome {
+    let device = device();
+    for spec in all().into_iter().filter(|spec| spec.rule().is_some()) {
+        let params = params(&device);
+        let mut opt = build(&spec, &params)?;
+        opt.step(&loss(&params, 1.0, &device))?;
+        let kept: usize = opt.state_dict().tensors.iter().map(|(_, t)| t.elements()).sum();
+        let rest = OptimizerSpec::AdamW(AdamWConfig::default());
+        let said = |(_, param): &(String, Param)| {
+            let (value, rule) = (param.tensor(), spec.rule().expect("one"));
+            let own = rule.refuses(value.shape()).is_none();
+            if own { &spec } else { &rest }.state_elements(value.shape())
+        };
+        assert_eq!(kept, params.iter().map(said).sum::<usize>(), "{spec:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn every_step_of_every_rule_is_the_same_program() -> Outcome {
     for spec in all().into_iter().filter(|spec| spec.rule().is_some()) {
         let device = device();
