@@ -368,7 +368,8 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
 
     fn set_momentum(&mut self, momentum: f64) -> bool {
         // Every rule is told.
-        self.rules.iter_mut().fold(false, |any, rule| rule.set_momentum(momentum) || any)
+        let told: Vec<bool> = self.rules.iter_mut().map(|rule| rule.set_momentum(momentum)).collect();
+        told.contains(&true)
     }
 
     fn state_dict(&self) -> OptimizerState {
