@@ -37,6 +37,7 @@ mod optimizer;
 mod rule;
 mod rules;
 mod saved;
+mod scaler;
 mod schedule;
 mod spec;
 mod state;
@@ -57,6 +58,7 @@ pub use rules::{
     Lamb, LambConfig, Lion, LionConfig, Muon, MuonConfig, NAdam, NAdamConfig, RAdam, RAdamConfig, RmsProp,
     RmsPropConfig, Rprop, RpropConfig, Sgd, SgdConfig,
 };
+pub use scaler::GradScaler;
 pub use schedule::{
     Anneal, Cyclic, CyclicMode, DecayShape, ErrorRatio, Feedback, LrScheduler, OneCycle, PlateauMode, Rate,
     ReduceLrOnPlateau, Schedule, ThresholdMode,

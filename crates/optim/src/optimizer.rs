@@ -2,7 +2,7 @@
 
 use wgrad_tensor::Tensor;
 
-use crate::{Clipping, OptimError, OptimizerState};
+use crate::{Clipping, GradScaler, OptimError, OptimizerState};
 
 /// Something that changes parameters so that a loss falls.
 pub trait Optimizer {
@@ -52,6 +52,12 @@ pub trait Optimizer {
         self.set_clipping(max_norm.map(Clipping::Norm));
     }
 
+    /// How losses are scaled before they are differentiated from now on, or `None` for not at all (the default). `false` where the
+    /// optimizer cannot.
+    fn set_grad_scaler(&mut self, scaler: Option<GradScaler>) -> bool {
+        scaler.is_none()
+    }
+
     /// The momentum (or `betas[0]`) of the next steps, for schedules that cycle it. `false` where the optimizer has none.
     fn set_momentum(&mut self, momentum: f64) -> bool;
 
@@ -94,6 +100,10 @@ impl Optimizer for Box<dyn Optimizer> {
         (**self).set_clipping(clipping);
     }
 
+    fn set_grad_scaler(&mut self, scaler: Option<GradScaler>) -> bool {
+        (**self).set_grad_scaler(scaler)
+    }
+
     fn set_momentum(&mut self, momentum: f64) -> bool {
         (**self).set_momentum(momentum)
     }
@@ -113,7 +123,7 @@ impl Optimizer for Box<dyn Optimizer> {
 pub struct StepOutcome {
     /// The loss before the update, rank 0; the mean over micro-batches where gradients were accumulated.
     pub loss: Tensor,
-    /// The global norm of the gradients before clipping, rank 0.
+    /// The global norm of the gradients before clipping, rank 0; 0 where a [`GradScaler`] skipped the step.
     pub grad_norm: Tensor,
     /// Trainable parameters that the loss does not depend on. They were not changed.
     pub unused: Vec<String>,

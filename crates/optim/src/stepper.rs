@@ -9,7 +9,7 @@ use wgrad_nn::Param;
 use wgrad_tensor::{DType, Donation, Shape, Tensor, eval_donating, grad_allow_unused};
 
 use crate::{
-    Numbers, OptimError, Optimizer, OptimizerState, ParamGroup, StepOutcome, UpdateRule,
+    GradScaler, Numbers, OptimError, Optimizer, OptimizerState, ParamGroup, StepOutcome, UpdateRule,
     arena::{Arena, Member, Part, build, with_name},
     clip::{Clipping, clip_adaptive, clip_coefficient, clip_value, global_norm},
     saved,
@@ -23,6 +23,7 @@ pub struct Stepper<R> {
     groups: Vec<ParamGroup>,
     lr: f64,
     clipping: Option<Clipping>,
+    scaler: Option<GradScaler>,
     /// In the order of their first parameters.
     arenas: Vec<Arena>,
     accumulated: Option<Accumulated>,
@@ -41,6 +42,8 @@ struct Traced {
     grad_norm: Tensor,
     /// Number of an arena, its new values and its new states.
     updates: Vec<(usize, Tensor, Vec<Tensor>)>,
+    /// The state of the scaler.
+    scaler: Option<[Tensor; 2]>,
 }
 
 impl<R: UpdateRule> Stepper<R> {
@@ -70,8 +73,15 @@ impl<R: UpdateRule> Stepper<R> {
             });
         }
         let lr = rules.first().map_or(1e-3, UpdateRule::default_lr);
-        let mut stepper =
-            Stepper { rules, groups, lr, clipping: None, arenas: Vec::new(), accumulated: None };
+        let mut stepper = Stepper {
+            rules,
+            groups,
+            lr,
+            clipping: None,
+            scaler: None,
+            arenas: Vec::new(),
+            accumulated: None,
+        };
         // Where this fails, the parameters stay where they are, and the first step tries again and tells.
         if let Ok(arenas) = build(stepper.members(|param| !param.is_frozen()), &|_, _| Vec::new()) {
             arenas.iter().for_each(Arena::install);
@@ -137,6 +147,14 @@ impl<R: UpdateRule> Stepper<R> {
         }
         let mut found = grad_allow_unused(loss, &active)?.into_iter();
         Ok(values.iter().map(|value| value.as_ref().and_then(|_| found.next().flatten())).collect())
+    }
+
+    /// As [`Stepper::gradients`], of the loss as the scaler wants it.
+    fn scaled_gradients(&self, loss: &Tensor) -> Result<Vec<Option<Tensor>>, OptimError> {
+        match &self.scaler {
+            Some(scaler) => self.gradients(&scaler.scaled(loss)),
+            None => self.gradients(loss),
+        }
     }
 
     /// Brings the arenas up to date for a step with these gradients: what has been set from outside is copied in, what no longer
@@ -221,7 +239,12 @@ impl<R: UpdateRule> Stepper<R> {
             mean_loss = share(&old.loss.add(loss));
             flat.iter_mut().flatten().for_each(|g| *g = share(g));
         }
-        let grad_norm = global_norm(flat.iter().flatten())?;
+        if let Some(scaler) = &self.scaler {
+            flat.iter_mut().flatten().for_each(|g| *g = scaler.unscaled(g));
+        }
+        let mut grad_norm = global_norm(flat.iter().flatten())?;
+        // No comparison holds for a NaN.
+        let finite = self.scaler.as_ref().map(|_| grad_norm.lt(f64::from(f32::MAX)));
         let coefficient = match self.clipping {
             Some(Clipping::Norm(max_norm)) => Some(clip_coefficient(&grad_norm, max_norm)),
             _ => None,
@@ -251,9 +274,21 @@ impl<R: UpdateRule> Stepper<R> {
             let seen = |flat: &Tensor| flat.reshape(arena.shape());
             let (value, state) = rule.update(&seen(&arena.value), &seen(&gradient), state, n);
             let value = value.reshape(arena.value.shape());
+            let (value, state) = match &finite {
+                None => (value, state),
+                Some(finite) => {
+                    let old = arena.state.iter().flatten();
+                    let state = state.iter().zip(old).map(|(new, old)| finite.where_(new, old)).collect();
+                    (finite.where_(&value, &arena.value), state)
+                }
+            };
             updates.push((number, value, state));
         }
-        Some(Traced { loss: mean_loss, grad_norm, updates })
+        let scaler = self.scaler.as_ref().zip(finite.as_ref()).map(|(scaler, finite)| scaler.next(finite));
+        if let Some(finite) = &finite {
+            grad_norm = finite.where_(&grad_norm, &Tensor::zeros([], grad_norm.dtype(), grad_norm.device()));
+        }
+        Some(Traced { loss: mean_loss, grad_norm, updates, scaler })
     }
 
     /// Computes a traced step, in the memory of the old values and states where nobody else needs them.
@@ -262,6 +297,7 @@ impl<R: UpdateRule> Stepper<R> {
         if self.accumulated.is_some() {
             wanted.push(loss);
         }
+        wanted.extend(traced.scaler.iter().flatten());
         let (mut leaves, mut holders) = (Vec::new(), Vec::new());
         for (number, value, state) in &traced.updates {
             wanted.push(value);
@@ -291,7 +327,7 @@ impl<R: UpdateRule> Stepper<R> {
 
 impl<R: UpdateRule> Optimizer for Stepper<R> {
     fn step(&mut self, loss: &Tensor) -> Result<StepOutcome, OptimError> {
-        let gradients = self.gradients(loss)?;
+        let gradients = self.scaled_gradients(loss)?;
         let nothing = || {
             let message = "the loss depends on none of the trainable parameters; compute it from the model's tensors \
                 of this step (`Param::tensor`), not from detached or older ones";
@@ -316,6 +352,9 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
             arena.put_state(&states, state);
             arena.parts.iter().for_each(|part| updated[part.index] = true);
         }
+        if let (Some(scaler), Some(state)) = (&mut self.scaler, &traced.scaler) {
+            scaler.put(state);
+        }
         self.arenas.iter_mut().for_each(|arena| arena.sum = None);
         self.accumulated = None;
         let idle =
@@ -326,7 +365,7 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
     }
 
     fn accumulate(&mut self, loss: &Tensor) -> Result<Tensor, OptimError> {
-        let gradients = self.gradients(loss)?;
+        let gradients = self.scaled_gradients(loss)?;
         self.arrange(&gradients)?;
         let sums: Vec<Option<Tensor>> = self.arenas.iter().map(|arena| arena.gradient(&gradients)).collect();
         drop(gradients);
@@ -366,6 +405,11 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
         self.clipping = clipping;
     }
 
+    fn set_grad_scaler(&mut self, scaler: Option<GradScaler>) -> bool {
+        self.scaler = scaler;
+        true
+    }
+
     fn set_momentum(&mut self, momentum: f64) -> bool {
         // Every rule is told.
         let told: Vec<bool> = self.rules.iter_mut().map(|rule| rule.set_momentum(momentum)).collect();
@@ -373,14 +417,23 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
     }
 
     fn state_dict(&self) -> OptimizerState {
-        saved::write(&self.rule_name(), &self.states(), &self.arenas)
+        let mut state = saved::write(&self.rule_name(), &self.states(), &self.arenas);
+        state.tensors.extend(self.scaler.iter().flat_map(GradScaler::saved));
+        state
     }
 
     fn load_state_dict(&mut self, state: &OptimizerState) -> Result<(), OptimError> {
-        let members = saved::read(state, &self.rule_name(), &self.states(), self.members(|_| true))?;
+        let mut scaler = self.scaler.clone();
+        if let Some(scaler) = &mut scaler {
+            scaler.load(&state.tensors);
+        }
+        let mut state = state.clone();
+        state.tensors.retain(|(name, _)| !GradScaler::owns(name));
+        let members = saved::read(&state, &self.rule_name(), &self.states(), self.members(|_| true))?;
         let arenas = build(members, &self.states())?;
         arenas.iter().for_each(Arena::install);
         self.arenas = arenas;
+        self.scaler = scaler;
         self.accumulated = None;
         Ok(())
     }

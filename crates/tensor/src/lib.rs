@@ -24,6 +24,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod autocast;
 mod create;
 mod display;
 mod donate;

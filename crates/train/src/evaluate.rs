@@ -7,10 +7,11 @@ use wgrad_tensor::{DeviceHandle, PendingValue, Tensor};
 
 use crate::corpus::Validation;
 use crate::error::Result;
+use crate::recipe::Precision;
 
 /// Mean cross-entropy over all positions of all windows, in nats per token, without dropout.
 ///
-/// `batch` windows are computed at a time, and logits of `loss_chunk` tokens (0 for all of the batch); each batch is queued before
+/// Products are computed as in training. `batch` windows are computed at a time, and logits of `loss_chunk` tokens (0 for all of the batch); each batch is queued before
 /// the previous one is waited for.
 ///
 /// # Errors
@@ -20,6 +21,7 @@ pub(crate) fn validation_loss(
     validation: &Validation,
     batch: usize,
     loss_chunk: usize,
+    precision: Precision,
 ) -> Result<f64> {
     let device = model.device();
     let (mut sum, mut tokens) = (0.0, 0.0);
@@ -36,7 +38,8 @@ pub(crate) fn validation_loss(
         let windows = windows?;
         let weight = windows.tokens() as f64;
         let (inputs, targets) = upload(windows, &device);
-        let loss = next_token_loss(model, &inputs, &targets, loss_chunk, &Context::eval()).read()?;
+        let loss = next_token_loss(model, &inputs, &targets, loss_chunk, &Context::eval());
+        let loss = loss.autocast(precision.dtype()).read()?;
         settle(pending.replace((weight, loss)))?;
     }
     settle(pending)?;
@@ -97,7 +100,8 @@ mod tests {
                 ..Gpt2Config::default()
             };
             let model = Gpt2LMHead::new(&config, &Init::new(&device, 3), Gpt2Init::Plain).expect("a model");
-            let loss = validation_loss(&model, &validation, batch, loss_chunk).expect("a loss");
+            let loss =
+                validation_loss(&model, &validation, batch, loss_chunk, Precision::F32).expect("a loss");
             (loss, device.stats().peak_bytes)
         };
         let (whole, much) = measured(0);

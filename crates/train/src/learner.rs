@@ -7,14 +7,15 @@ use wgrad_data::Batch;
 use wgrad_models::{Gpt2Config, Gpt2Init, Gpt2LMHead};
 use wgrad_nn::{Context, Init, Module, safetensors};
 use wgrad_optim::{
-    AveragedModel, LrScheduler, Optimizer, OptimizerSpec, OptimizerState, Rate, Sgd, SgdConfig, StepOutcome,
+    AveragedModel, GradScaler, LrScheduler, Optimizer, OptimizerSpec, OptimizerState, Rate, Sgd, SgdConfig,
+    StepOutcome,
 };
 use wgrad_runtime::{DeviceKind, available_memory};
 use wgrad_tensor::{DeviceHandle, Tensor};
 
 use crate::error::{Result, TrainError};
 use crate::evaluate::{next_token_loss, upload};
-use crate::recipe::{AverageRecipe, ModelRecipe, Recipe};
+use crate::recipe::{AverageRecipe, ModelRecipe, Precision, Recipe};
 
 /// The optimizer's files in a checkpoint: its tensors and its numbers.
 const OPTIMIZER_TENSORS: &str = "optimizer.safetensors";
@@ -37,6 +38,7 @@ pub(crate) struct Learner {
     device: DeviceHandle,
     seed: u64,
     micro_batches: usize,
+    precision: Precision,
     /// Whether a step computes the loss several times.
     needs_closure: bool,
     loss_chunk: usize,
@@ -69,7 +71,12 @@ impl Learner {
         let init = Init::new(device, recipe.train.seed);
         let mut model = Gpt2LMHead::new(&config(&recipe.model, vocab_size), &init, scheme)?;
         model.set_gradient_checkpointing(recipe.train.gradient_checkpointing);
-        let optimizer = recipe.optimizer.build(&model, recipe.train.clipping())?;
+        let mut optimizer = recipe.optimizer.build(&model, recipe.train.clipping())?;
+        let precision = recipe.train.precision;
+        if precision == Precision::F16 {
+            // `validate` has refused optimizers that cannot.
+            optimizer.set_grad_scaler(Some(GradScaler::new(device)));
+        }
         Ok(Learner {
             optimizer,
             scheduler: recipe.scheduler()?,
@@ -80,6 +87,7 @@ impl Learner {
             device: device.clone(),
             seed: recipe.train.seed,
             micro_batches: recipe.train.grad_accumulation,
+            precision,
             needs_closure: matches!(recipe.optimizer.spec, OptimizerSpec::Lbfgs(_)),
             loss_chunk: recipe.train.loss_chunk,
         })
@@ -218,7 +226,9 @@ impl Learner {
         let (inputs, targets) = upload(part, &self.device);
         // Each forward pass has a number of its own, and thereby masks of its own; the counter may wrap.
         let pass = step.wrapping_mul(self.micro_batches as u64).wrapping_add(micro as u64) as u32;
-        next_token_loss(&self.model, &inputs, &targets, self.loss_chunk, &Context::train(self.seed, pass))
+        let ctx = Context::train(self.seed, pass);
+        next_token_loss(&self.model, &inputs, &targets, self.loss_chunk, &ctx)
+            .autocast(self.precision.dtype())
     }
 
     /// Computes from now on with other settings of what saves memory.

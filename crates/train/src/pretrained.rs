@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::corpus::Validation;
 use crate::error::Result;
 use crate::evaluate::validation_loss;
+use crate::recipe::Precision;
 use crate::sample::{self, SampleOptions};
 
 /// A language model and its tokenizer, as a checkpoint or a Hugging Face folder holds them: `config.json`,
@@ -60,7 +61,7 @@ impl Pretrained {
     /// # Errors
     /// The windows are longer than the model's context, or the device fails.
     pub fn evaluate(&self, validation: &Validation, batch: usize, loss_chunk: usize) -> Result<f64> {
-        validation_loss(&self.model, validation, batch, loss_chunk)
+        validation_loss(&self.model, validation, batch, loss_chunk, Precision::F32)
     }
 
     /// Continues `prompt`; `each` gets the text piece by piece, without the prompt and only in whole characters, and returns

@@ -46,6 +46,11 @@ pub fn scaled_dot_product_attention(
     if let Some(message) = misfit([q, k, v], options) {
         return q.invalid("scaled_dot_product_attention", message);
     }
+    if q.dtype().is_half() && options.mask.is_none() {
+        // Computed in f32, as PyTorch's kernels do inside, and rounded once.
+        let [q, k, v] = [q, k, v].map(|t| t.cast(DType::F32));
+        return scaled_dot_product_attention(&q, &k, &v, options, ctx).cast(q_bhid.dtype());
+    }
     let [b, h, i, d] = q.dims::<4>();
     let j = k.dims::<4>()[2];
     let scale = scale_of(options, d);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use wgrad_data::{TextSource, TokenizerSpec};
 use wgrad_nn::Activation;
 use wgrad_optim::Clipping;
+use wgrad_tensor::DType;
 
 pub use self::average::{AverageKind, AverageRecipe};
 pub use self::load::{Override, RecipeError};
@@ -115,6 +116,30 @@ pub struct DataRecipe {
     pub tokenizer: TokenizerSpec,
 }
 
+/// What matrix products are computed from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Operands rounded to bf16.
+    Bf16,
+    /// Operands rounded to f16, and a loss that is scaled so that small gradients survive.
+    F16,
+}
+
+impl Precision {
+    /// The dtype of the operands.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
+        }
+    }
+}
+
 /// The loop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,6 +151,9 @@ pub struct TrainRecipe {
     /// Tokens per window. Default: the model's `n_positions`.
     #[serde(default)]
     pub context: usize,
+    /// `f32`, `bf16` or `f16`: what matrix products are computed from; weights, sums and everything else are f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// Forward passes whose gradients are averaged into one update.
     #[serde(default = "one")]
     pub grad_accumulation: usize,

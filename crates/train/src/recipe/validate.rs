@@ -1,6 +1,8 @@
 //! Values that no run can have, refused before anything is read or computed.
 
-use super::{ModelRecipe, Recipe, RecipeError};
+use wgrad_optim::OptimizerSpec;
+
+use super::{ModelRecipe, Precision, Recipe, RecipeError};
 
 impl Recipe {
     /// Checks every value, and fills in `train.context` from the model.
@@ -19,6 +21,10 @@ impl Recipe {
         })?;
         positive("train.batch_size", t.batch_size)?;
         positive("train.grad_accumulation", t.grad_accumulation)?;
+        let scales = !matches!(self.optimizer.spec, OptimizerSpec::Lbfgs(_));
+        check("train.precision", scales || t.precision != Precision::F16, "f16", || {
+            "f32 or bf16 with lbfgs, which cannot scale the loss".into()
+        })?;
         positive("train.validation_windows", t.validation_windows)?;
         positive("train.keep_checkpoints", t.keep_checkpoints)?;
         // The random streams count steps in 32 bits.

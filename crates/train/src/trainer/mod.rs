@@ -215,8 +215,10 @@ impl Trainer {
         let begun = Instant::now();
         let waiting = self.progress.waiting("validating");
         let validation = &self.corpus.validation;
-        let (windows, chunk) = (self.recipe.train.batch_size, self.recipe.train.loss_chunk);
-        let loss = self.learner.averaged(|model| validation_loss(model, validation, windows, chunk))?;
+        let train = &self.recipe.train;
+        let (windows, chunk, precision) = (train.batch_size, train.loss_chunk, train.precision);
+        let loss =
+            self.learner.averaged(|model| validation_loss(model, validation, windows, chunk, precision))?;
         drop(waiting);
         let tokens = (validation.starts.len() * validation.context) as f64;
         self.best_loss = Some(self.best_loss.map_or(loss, |best| best.min(loss)));
