@@ -1,4 +1,5 @@
-//! MatMul kernels, through the `gemm` crate.
+//! MatMul kernels: large products of f32 by `large`, which hands blocks to their epilogues while the cache has them; all others
+//! through the `gemm` crate.
 
 use gemm::Parallelism;
 use smallvec::SmallVec;

@@ -96,6 +96,7 @@ struct Loop<'a, A, B, C, F> {
 impl<A: Operand, B: Operand, C: Operand, F: Fn(f32, f32, f32) -> f32> WithSimd for Loop<'_, A, B, C, F> {
     type Output = ();
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "operands may be numbers, which have no iterators")]
     fn with_simd<S: Simd>(self, _: S) {
         let Loop { a, b, c, out, f } = self;
         // So that the loop needs no checks.

@@ -76,6 +76,7 @@ impl Loops {
     /// Rows `[i, i + R)` of the columns from `j` on: `V` registers of them, the last of which has `tail` elements if not all
     /// are `FULL`. The loops over sums are so plain that the compiler keeps these in registers.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "an index stands for a register here")]
     fn part<S: Simd, const R: usize, const V: usize, const FULL: bool>(
         &self,
         simd: S,
