@@ -186,7 +186,7 @@ impl<'k> Emitter<'k> {
                 let words = self.bindings.scalars()?;
                 let word = format!("{words}[{index}u]");
                 if dtype.is_half() {
-                    self.from_half(dtype, &word)
+                    self.unrounded(dtype, &word)
                 } else {
                     from_word(self.what, dtype, &word)?
                 }

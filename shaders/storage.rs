@@ -42,7 +42,7 @@ impl Emitter<'_> {
             DType::F16 | DType::BF16 => {
                 let word = format!("{buffer}[u32({address}) / 2u]");
                 let word = if self.shared.contains(&arg) { format!("atomicLoad(&{word})") } else { word };
-                self.from_half(dtype, &format!("w_half({word}, {address})"))
+                self.unrounded(dtype, &format!("w_half({word}, {address})"))
             }
             _ => format!("{buffer}[{address}]"),
         })
@@ -63,7 +63,7 @@ impl Emitter<'_> {
         Ok(match dtype {
             DType::Bool => format!("{buffer}[{address}] = u32({value});"),
             DType::F16 | DType::BF16 => {
-                let half = self.to_half(dtype, value);
+                let half = self.half_bits(dtype, value);
                 format!(
                     "{{ let at = u32({address}); let shift = 16u * (at & 1u); let half = {half} << shift; \
                      atomicAnd(&{buffer}[at / 2u], 0xffff0000u >> shift); atomicOr(&{buffer}[at / 2u], half); }}"
@@ -79,7 +79,7 @@ impl Emitter<'_> {
         match dtype {
             DType::Bool => lanes.map(|l| format!("({four}[{l}] != 0u)")),
             DType::F16 | DType::BF16 => {
-                lanes.map(|l| self.from_half(dtype, &format!("w_half({four}[{}], {}i)", l / 2, l % 2)))
+                lanes.map(|l| self.unrounded(dtype, &format!("w_half({four}[{}], {}i)", l / 2, l % 2)))
             }
             _ => lanes.map(|l| format!("{four}[{l}]")),
         }
@@ -88,7 +88,7 @@ impl Emitter<'_> {
     /// What [`Emitter::fours`] holds for four values.
     pub(crate) fn packed(&mut self, dtype: DType, values: &[String; 4]) -> Result<String, KernelError> {
         if dtype.is_half() {
-            let [a, b, c, d] = values.each_ref().map(|v| self.to_half(dtype, v));
+            let [a, b, c, d] = values.each_ref().map(|v| self.half_bits(dtype, v));
             return Ok(format!("vec2<u32>({a} | ({b} << 16u), {c} | ({d} << 16u))"));
         }
         let each = if dtype == DType::Bool { |v: &String| format!("u32({v})") } else { String::clone };
@@ -105,20 +105,20 @@ impl Emitter<'_> {
     }
 
     /// A value of the bits of a 16-bit float.
-    pub(crate) fn from_half(&mut self, dtype: DType, bits: &str) -> String {
+    pub(crate) fn unrounded(&mut self, dtype: DType, bits: &str) -> String {
         self.library.need(Part::Half);
         format!("w_from_{}({bits})", dtype.name())
     }
 
-    fn to_half(&mut self, dtype: DType, value: &str) -> String {
+    fn half_bits(&mut self, dtype: DType, value: &str) -> String {
         self.library.need(Part::Half);
         format!("w_to_{}({value})", dtype.name())
     }
 
     /// A value rounded to a 16-bit float.
     pub(crate) fn rounded(&mut self, dtype: DType, value: &str) -> String {
-        let bits = self.to_half(dtype, value);
-        self.from_half(dtype, &bits)
+        let bits = self.half_bits(dtype, value);
+        self.unrounded(dtype, &bits)
     }
 
     /// Declares which 16-bit results are stored one at a time: `stores` are all stores of the kernel, with whether each is of fours.

@@ -19,6 +19,9 @@ use crate::{
 /// Functions in halves that are kept, so that a step rewrites nothing anew.
 const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
+/// A function and the dtype that its products are to round to.
+type Key = (Arc<Function>, DType);
+
 impl Tensor {
     /// The same expression in mixed precision: every `f32` matrix product that it was computed from takes operands rounded to
     /// `dtype` (f16 or bf16), accumulates in `f32`, and rounds its result to `dtype`. Everything else (norms, softmax, losses,
@@ -139,7 +142,7 @@ fn half(
 
 /// The function with products of 16-bit operands; itself where there are none, or where they are not to be touched.
 fn function_in_halves(function: &Arc<Function>, dtype: DType) -> Result<Arc<Function>, IrError> {
-    static KNOWN: LazyLock<Mutex<LruCache<(Arc<Function>, DType), Arc<Function>>>> =
+    static KNOWN: LazyLock<Mutex<LruCache<Key, Arc<Function>>>> =
         LazyLock::new(|| Mutex::new(LruCache::new(KEPT)));
     // A gradient that is computed before the loss is scaled would vanish in f16.
     let early = function.gradient.is_some() && dtype == DType::F16;

@@ -59,7 +59,8 @@ fn table<T: Element + FromF64>(unit: f64) {
                 let scale = exact.iter().fold(1.0f64, |s, x| s.max(x.abs()));
                 let error = got.iter().zip(exact).fold(0.0f64, |e, (g, x)| e.max((g - x).abs())) / scale;
                 let few = if n == 0 { 8.0 } else { 16.0 };
-                if !(error <= few * unit) || got.len() != exact.len() {
+                let near = error <= few * unit;
+                if !near || got.len() != exact.len() {
                     failures.push(format!(
                         "{} [{n}] on {}: {:.1} units",
                         case.name,
