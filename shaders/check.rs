@@ -63,6 +63,7 @@ mod tests {
         let matmul = include_str!("matmul/hooks.wgsl");
         let quads = include_str!("matmul/hooks_quads.wgsl");
         let scatter = include_str!("scatter/hooks.wgsl");
+        let sort = include_str!("sort/hooks.wgsl");
         for (name, hooks, body) in [
             ("reduce/thread", reduce, include_str!("reduce/thread.wgsl")),
             ("reduce/tree", reduce, include_str!("reduce/tree.wgsl")),
@@ -73,6 +74,9 @@ mod tests {
             ("scatter/clear", scatter, include_str!("scatter/clear.wgsl")),
             ("scatter/link", scatter, include_str!("scatter/link.wgsl")),
             ("scatter/sum", scatter, include_str!("scatter/sum.wgsl")),
+            ("sort/float_key", "", include_str!("sort/float_key.wgsl")),
+            ("sort/block", sort, include_str!("sort/block.wgsl")),
+            ("sort/merge", sort, include_str!("sort/merge.wgsl")),
         ] {
             check(&format!("{hooks}{body}")).unwrap_or_else(|e| panic!("{name}: {e}"));
         }

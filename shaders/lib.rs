@@ -25,6 +25,7 @@ mod matmul;
 mod reduce;
 mod row;
 mod scatter;
+mod sort;
 mod storage;
 mod unroll;
 mod wide;
@@ -72,6 +73,7 @@ pub fn generate(kernel: &Kernel, caps: &DeviceCaps, choices: &Choices) -> Result
         Kernel::Conv(k) => conv::generate(k, caps, choices.matmul),
         Kernel::Row(k) => row::generate(k, caps, choices.row),
         Kernel::ScatterAdd(k) => scatter::generate(k, caps),
+        Kernel::Sort(k) => sort::generate(k, caps),
         Kernel::Cumulate(k) => match choices.cumulate {
             Some(variant) => cumulate::generate_as(k, caps, variant),
             None => cumulate::generate(k, caps),

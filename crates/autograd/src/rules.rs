@@ -130,6 +130,8 @@ pub(crate) fn vjp(
         | Op::Compare(_)
         | Op::StopGradient
         | Op::Gather
+        // Positions are integers.
+        | Op::Sort { .. }
         | Op::ScatterAdd { .. } => return Err(no_rule()),
     };
     Ok(dx)

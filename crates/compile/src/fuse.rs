@@ -126,7 +126,7 @@ impl Fuser<'_> {
                         self.layout.realized[base.index()] = true;
                     }
                 }
-                Op::ScatterAdd { .. } | Op::Loop { .. } | Op::Gather => {
+                Op::ScatterAdd { .. } | Op::Sort { .. } | Op::Loop { .. } | Op::Gather => {
                     self.layout.realized[id.index()] |= !matches!(node.op, Op::Gather);
                     for &operand in &node.inputs {
                         let base = self.layout.contiguous_base(operand);

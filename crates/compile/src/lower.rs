@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use wgrad_ir::{
     ConvKernel, ConvSpec, DType, Expr, ExprId, ExprNode, Graph, IndexMap, IrError, Kernel, Literal,
-    MapKernel, MatMulKernel, NodeId, Op, Operand, ReduceKernel, Reduction, ScatterAddKernel, Shape, Store,
-    View,
+    MapKernel, MatMulKernel, NodeId, Op, Operand, ReduceKernel, Reduction, ScatterAddKernel, Shape,
+    SortKernel, Store, View,
 };
 
 use crate::layout::Layout;
@@ -181,6 +181,25 @@ pub fn lower(layout: &Layout<'_>, loops: &LoopPrograms) -> Result<Vec<NodeKernel
                     let nodes: Vec<NodeId> = graph.ids().filter(same).collect();
                     kernels.push(loops.lower(layout, body, &nodes)?);
                 }
+            }
+            Op::Sort { descending } => {
+                let len = node.shape.last().copied().unwrap_or(1);
+                let source = node.inputs[0];
+                let kernel = SortKernel {
+                    rows: node.shape.elements().checked_div(len).unwrap_or(0),
+                    len,
+                    dtype: graph.node(source).dtype,
+                    descending: *descending,
+                };
+                kernels.push(NodeKernel {
+                    work: Kernel::Sort(kernel).into(),
+                    args: vec![
+                        NodeArg::Node(id),
+                        NodeArg::Node(layout.contiguous_base(source)),
+                        NodeArg::Scratch(node.shape.elements()),
+                    ],
+                    ops: vec![node.op.name()],
+                });
             }
             Op::Concat { axis } => {
                 let mut at = 0;

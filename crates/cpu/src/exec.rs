@@ -26,7 +26,7 @@ use crate::{
     memory::Memory,
     reduce::ReducePlan,
     row::RowPlan,
-    scatter, threads,
+    scatter, sort, threads,
 };
 
 /// A kernel, compiled for this processor.
@@ -40,6 +40,7 @@ enum Plan {
     MatMul(MatMulPlan),
     Conv(Box<ConvPlan>),
     ScatterAdd(wgrad_ir::ScatterAddKernel),
+    Sort(wgrad_ir::SortKernel),
     Cumulate(wgrad_ir::CumulateKernel),
 }
 
@@ -52,6 +53,7 @@ impl Plan {
             Kernel::MatMul(k) => Plan::MatMul(MatMulPlan::new(k)),
             Kernel::Conv(k) => Plan::Conv(Box::new(ConvPlan::new(k))),
             Kernel::ScatterAdd(k) => Plan::ScatterAdd(k.clone()),
+            Kernel::Sort(k) => Plan::Sort(k.clone()),
             Kernel::Cumulate(k) => Plan::Cumulate(k.clone()),
             Kernel::Attention(k) => Plan::Attention(Box::new(AttentionPlan::new(k))),
             Kernel::AttentionGrad(k) => Plan::AttentionGrad(Box::new(AttentionGradPlan::new(k))),
@@ -68,6 +70,7 @@ impl Plan {
             Plan::MatMul(p) => p.cost(),
             Plan::Conv(p) => p.cost(),
             Plan::ScatterAdd(k) => scatter::cost(k),
+            Plan::Sort(k) => sort::cost(k),
             Plan::Cumulate(k) => cumulate::cost(k),
         }
     }
@@ -82,6 +85,7 @@ impl Plan {
             Plan::MatMul(p) => p.run(args),
             Plan::Conv(p) => p.run(args),
             Plan::ScatterAdd(k) => scatter::run(k, args),
+            Plan::Sort(k) => sort::run(k, args),
             Plan::Cumulate(k) => cumulate::run(k, args),
         }
     }

@@ -37,6 +37,7 @@ mod row;
 mod scatter;
 mod scratch;
 mod softmax;
+mod sort;
 mod square;
 mod store;
 mod tape;

@@ -6,7 +6,7 @@ use common::{Arg, Case, assert_close, device, load, node, noise, numbers};
 use wgrad_gpu::GpuBackend;
 use wgrad_ir::{
     BinaryOp, DType, Expr, ExprId, IndexMap, Kernel, MatMulKernel, Op, Operand, ReduceKernel, ReduceOp,
-    Reduction, ScatterAddKernel, Shape, Store, View,
+    Reduction, ScatterAddKernel, Shape, SortKernel, Store, View,
 };
 use wgrad_kernels::{Choices, MatMulVariant, ReduceVariant};
 use wgrad_runtime::Device;
@@ -278,6 +278,23 @@ fn scatters_sum_repeated_ids_and_clear_the_rest() {
             assert_close(&first[0], &float.reference()[0], 1e-5, 1e-5, "f32");
             // In one order, and so to the last bit the same.
             assert_eq!(first, float.run(&device));
+        }
+    }
+}
+
+#[test]
+fn sorts_are_stable_at_every_length() {
+    let Some(device) = device() else { return };
+    for (rows, len) in [(1, 1), (3, 5), (2, 64), (5, 65), (1, 1000), (2, 129), (0, 7), (4, 0)] {
+        for (n, dtype) in [DType::F32, DType::I32, DType::U32, DType::Bool].into_iter().enumerate() {
+            // Few values, so that many are equal.
+            let limit = if dtype == DType::Bool { 2 } else { 19 };
+            let shift = if n < 2 { 9.0 } else { 0.0 };
+            let source: Vec<f64> = numbers(rows * len, limit, 8).iter().map(|v| v - shift).collect();
+            let kernel = Kernel::Sort(SortKernel { rows, len, dtype, descending: n % 2 == 1 });
+            let args = vec![Arg::Out(DType::I32, rows * len), Arg::In(dtype, source), Arg::Temp(rows * len)];
+            let case = Case::new(kernel, args);
+            assert_eq!(case.run(&device), case.reference(), "{rows} rows of {len}, {dtype}");
         }
     }
 }

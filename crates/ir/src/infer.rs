@@ -168,6 +168,17 @@ impl Op {
                 }
                 Ok(([*rows].into_iter().chain(src[ids.rank()..].iter().copied()).collect(), dtype))
             }
+            Op::Sort { .. } => {
+                let (shape, dtype) = operands[0];
+                match shape.last() {
+                    Some(&len) if len <= i32::MAX as usize && !dtype.is_half() => {
+                        Ok((shape.clone(), DType::I32))
+                    }
+                    _ => fail(format!(
+                        "expects rows [.., n] with an n that an i32 counts, 16-bit floats cast to f32, got {dtype}{shape}"
+                    )),
+                }
+            }
             Op::Call { function, output } => {
                 let body = &function.body;
                 let mut given = vec![false; operands.len()];
@@ -268,7 +279,8 @@ impl Op {
             | Op::Slice { .. }
             | Op::Pad { .. }
             | Op::Flip(_)
-            | Op::Window { .. } => Some(1),
+            | Op::Window { .. }
+            | Op::Sort { .. } => Some(1),
             Op::Binary(_) | Op::Compare(_) | Op::Dot | Op::Conv(_) | Op::Gather | Op::ScatterAdd { .. } => {
                 Some(2)
             }

@@ -428,6 +428,20 @@ pub struct CumulateKernel {
     pub out: Operand,
 }
 
+/// Stable sorts of rows: `out[r, i]` is the position in row `r` of its element of rank `i`, NaN counting as largest. Arguments: 0 `out`
+/// (`i32`), 1 `src`, 2 scratch of `rows * len` words.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct SortKernel {
+    /// Number of rows.
+    pub rows: usize,
+    /// Elements per row.
+    pub len: usize,
+    /// Element type of the source.
+    pub dtype: DType,
+    /// From the largest to the smallest.
+    pub descending: bool,
+}
+
 /// What one step of a program computes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 // A program holds kernels behind `Arc`, each once: their size does not matter, boxes would only be in the way.
@@ -445,6 +459,8 @@ pub enum Kernel {
     Conv(ConvKernel),
     /// A sum of rows by id.
     ScatterAdd(ScatterAddKernel),
+    /// Positions that put rows in order.
+    Sort(SortKernel),
     /// Sums so far and linear recurrences.
     Cumulate(CumulateKernel),
     /// Flash attention.
@@ -463,6 +479,7 @@ impl Kernel {
             Kernel::MatMul(_) => "matmul",
             Kernel::Conv(_) => "conv",
             Kernel::ScatterAdd(_) => "scatter_add",
+            Kernel::Sort(_) => "sort",
             Kernel::Cumulate(_) => "cumulate",
             Kernel::Attention(_) => "attention",
             Kernel::AttentionGrad(_) => "attention_grad",
@@ -481,6 +498,7 @@ impl Kernel {
             }
             Kernel::Conv(k) => k.stores.iter().map(|s| s.arg).collect(),
             Kernel::ScatterAdd(_) => vec![0, 3],
+            Kernel::Sort(_) => vec![0, 2],
             Kernel::Cumulate(k) => vec![k.out.arg],
             Kernel::Attention(k) => vec![k.out.arg, k.lse],
             Kernel::AttentionGrad(k) => vec![k.grad_q.arg, k.grad_k.arg, k.grad_v.arg, k.delta],
@@ -503,6 +521,7 @@ impl Kernel {
                 Kernel::MatMul(k) => [k.a.arg, k.b.arg].contains(&arg),
                 Kernel::Conv(k) => [k.x.arg, k.w.arg].contains(&arg),
                 Kernel::ScatterAdd(_) => [1, 2].contains(&arg),
+                Kernel::Sort(_) => arg == 1,
                 Kernel::Cumulate(k) => {
                     [Some(&k.terms), k.factors.as_ref()].into_iter().flatten().any(|o| o.arg == arg)
                 }
@@ -522,9 +541,11 @@ impl Kernel {
             Kernel::Reduce(k) => &k.exprs,
             Kernel::MatMul(k) => &k.exprs,
             Kernel::Conv(k) => &k.exprs,
-            Kernel::ScatterAdd(_) | Kernel::Cumulate(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => {
-                &[]
-            }
+            Kernel::ScatterAdd(_)
+            | Kernel::Sort(_)
+            | Kernel::Cumulate(_)
+            | Kernel::Attention(_)
+            | Kernel::AttentionGrad(_) => &[],
         }
     }
 
@@ -541,6 +562,7 @@ impl Kernel {
             | Kernel::Row(_)
             | Kernel::Reduce(_)
             | Kernel::ScatterAdd(_)
+            | Kernel::Sort(_)
             | Kernel::Cumulate(_) => 0,
         }
     }

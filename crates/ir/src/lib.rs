@@ -43,8 +43,8 @@ pub use function::{AttentionSpec, Function, FunctionKernel};
 pub use graph::{Graph, Node, NodeId};
 pub use kernel::{
     AttentionDims, AttentionGradKernel, AttentionKernel, ConvKernel, CumulateKernel, Expr, ExprId, ExprNode,
-    Kernel, MapKernel, MatMulKernel, Operand, ReduceKernel, Reduction, RowKernel, ScatterAddKernel, SplitK,
-    Store,
+    Kernel, MapKernel, MatMulKernel, Operand, ReduceKernel, Reduction, RowKernel, ScatterAddKernel,
+    SortKernel, SplitK, Store,
 };
 pub use literal::Literal;
 pub use loops::{Loop, LoopOutput, LoopRole};

@@ -228,6 +228,12 @@ pub enum Op {
         /// Rows of the result.
         rows: usize,
     },
+    /// Where the elements of the last axis stand that put it in order, as `i32`: result `i` is the position of the element of rank
+    /// `i`. Equal elements keep their order, and NaN counts as largest.
+    Sort {
+        /// From the largest to the smallest.
+        descending: bool,
+    },
     /// One output of a [`Function`] of the operands. The outputs of one call are separate nodes with equal functions and
     /// operands; a compiler computes them together.
     Call {
@@ -278,6 +284,7 @@ impl Op {
             Op::Conv(_) => "conv",
             Op::Gather => "gather",
             Op::ScatterAdd { .. } => "scatter_add",
+            Op::Sort { .. } => "sort",
             Op::Call { .. } => "call",
             Op::Loop { .. } => "loop",
             Op::Barrier => "barrier",

@@ -208,6 +208,10 @@ impl fmt::Display for Kernel {
                 }
                 writeln!(f, " terms={} store {}", k.terms, k.out)
             }
+            Kernel::Sort(k) => {
+                let order = if k.descending { "descending" } else { "ascending" };
+                writeln!(f, "sort {} [{}, {}] {order}", k.dtype, k.rows, k.len)
+            }
             Kernel::Attention(k) => {
                 writeln!(f, "attention {} q={} k={} v={} mask={:?}", k.dims, k.q, k.k, k.v, k.mask)?;
                 writeln!(f, "    store {}, lse a{}", k.out, k.lse)

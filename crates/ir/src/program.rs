@@ -151,6 +151,7 @@ impl Program {
                     bytes += arg(k.x.arg) + arg(k.w.arg) + product;
                 }
                 Kernel::ScatterAdd(_) => bytes += arg(0) + arg(1) + arg(2),
+                Kernel::Sort(_) => bytes += arg(0) + arg(1),
                 Kernel::Attention(_) => bytes += step.args.iter().map(|a| a.bytes).sum::<u64>(),
                 Kernel::AttentionGrad(k) => {
                     bytes += step.args.iter().map(|a| a.bytes).sum::<u64>() - arg(k.delta);

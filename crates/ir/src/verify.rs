@@ -295,6 +295,15 @@ fn verify_kernel(kernel: &Kernel, bytes: Bytes<'_>) -> Result<(), String> {
             }
             Ok(())
         }
+        Kernel::Sort(k) => {
+            if k.dtype.is_half() {
+                return Err("sorts 16-bit floats".into());
+            }
+            let rows = IndexMap::contiguous([k.rows, k.len].into());
+            fits(&rows, DType::I32, bytes(0))?;
+            fits(&rows, k.dtype, bytes(1))?;
+            fits(&rows, DType::U32, bytes(2))
+        }
         Kernel::Attention(k) => verify_attention(&k.dims, [&k.q, &k.out], [&k.k, &k.v], k.mask, k.lse, bytes),
         Kernel::AttentionGrad(k) => {
             let rows = [&k.q, &k.out, &k.grad_out, &k.grad_q];

@@ -208,7 +208,7 @@ impl CausalLanguageModel for Gpt2LMHead {
         // Row `i t + position` of the flattened batch; the output layer then runs on one position per text only.
         let first =
             Tensor::arange(b, x_btc.device()).mul(Tensor::constant(t as f64, DType::I32, x_btc.device()));
-        self.logits(&x_btc.reshape([b * t, c]).index_select(&positions_b.add(&first)))
+        self.logits(&x_btc.reshape([b * t, c]).embedding(&positions_b.add(&first)))
     }
 }
 

@@ -89,6 +89,51 @@ impl Tensor {
         Tensor::nullary(Op::Iota { len }, Shape::from([len]), DType::I32, device)
     }
 
+    /// `start, start + step, ...` before `end` (PyTorch's `arange` with three numbers), `⌈(end - start) / step⌉` of them. Start and step are
+    /// parameters of the program.
+    #[track_caller]
+    pub fn arange_by(start: f64, end: f64, step: f64, dtype: DType, device: &DeviceHandle) -> Tensor {
+        let count = ((end - start) / step).ceil();
+        // Not a number is refused too.
+        if !(0.0..2147483648.0).contains(&count) {
+            let message = format!("from {start} to {end} by {step} are {count} elements");
+            return Tensor::scalar(start, dtype, device).fail("arange", message);
+        }
+        let counter = Tensor::arange(count as usize, device).cast(dtype);
+        counter.mul(step).add(start)
+    }
+
+    /// `steps` numbers from `start` to `end`, both included, in equal steps (float).
+    #[track_caller]
+    pub fn linspace(start: f64, end: f64, steps: usize, dtype: DType, device: &DeviceHandle) -> Tensor {
+        let step = if steps > 1 { (end - start) / (steps - 1) as f64 } else { 0.0 };
+        let counter = Tensor::arange(steps, device);
+        if !dtype.is_float() {
+            return counter.fail("linspace", format!("expects a float dtype, got {dtype}"));
+        }
+        // From both ends to the middle, so that the last one is exact too.
+        let front = counter.cast(dtype);
+        let back = counter.flip(&[0]).cast(dtype);
+        let first = counter.lt(Tensor::constant((steps / 2) as f64, DType::I32, device));
+        first.where_(&front.mul(step).add(start), &back.mul(-step).add(end))
+    }
+
+    /// Ones on the diagonal of `[rows, columns]`, zeros elsewhere.
+    pub fn eye(rows: usize, columns: usize, dtype: DType, device: &DeviceHandle) -> Tensor {
+        let number = Tensor::arange(rows, device).unsqueeze(1);
+        number.eq(Tensor::arange(columns, device).unsqueeze(0)).cast(dtype)
+    }
+
+    /// Zeros in this tensor's shape and dtype.
+    pub fn zeros_like(&self) -> Tensor {
+        Tensor::zeros(self.shape(), self.dtype(), self.device())
+    }
+
+    /// Ones in this tensor's shape and dtype.
+    pub fn ones_like(&self) -> Tensor {
+        Tensor::ones(self.shape(), self.dtype(), self.device())
+    }
+
     /// Uniform `f32` in `[0, 1)`, multiples of 2⁻²⁴, bit-identical on every device (Philox4x32-10; see [`wgrad_ir::philox`]).
     pub fn random_uniform(shape: impl Into<Shape>, key: &RandomKey, device: &DeviceHandle) -> Tensor {
         Tensor::random("random_uniform", RandomKind::Uniform, shape.into(), key, device)

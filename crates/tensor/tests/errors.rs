@@ -53,7 +53,7 @@ fn mismatched_dtypes_give_an_error_with_both() {
     refused(&f.logical_and(&f), &["[logical_and]"]);
     refused(&i.exp(), &["[exp]", "i32"]);
     refused(&i.mean_all(), &["[mean]", "i32"]);
-    refused(&f.index_select(&f), &["[index_select]"]);
+    refused(&f.embedding(&f), &["[embedding]"]);
     refused(&f.where_(&f, &f), &["[where]", "bool"]);
     refused(&f.eq(&f).sum_all(), &["[sum]", "bool"]);
     let text = f.to_vec::<i32>().unwrap_err().to_string();
@@ -91,21 +91,21 @@ fn ids_that_the_host_knows_are_checked_at_the_call() {
     let d = cpu();
     let table = ones(&[4, 2], &d).named("wte");
     let ids = Tensor::from_vec(vec![0i32, 4], [2], &d).named("tokens");
-    refused(&table.index_select(&ids), &["[index_select]", "id 4", "`tokens`", "4 rows", "`wte`"]);
-    refused(&table.index_select(&ids.reshape([2, 1]).flip(&[0])), &["id 4"]);
+    refused(&table.embedding(&ids), &["[embedding]", "id 4", "`tokens`", "4 rows", "`wte`"]);
+    refused(&table.embedding(&ids.reshape([2, 1]).flip(&[0])), &["id 4"]);
     let negative = Tensor::from_vec(vec![-1i32, 2], [2], &d);
-    refused(&table.index_select(&negative), &["id -1"]);
+    refused(&table.embedding(&negative), &["id -1"]);
     refused(&table.narrow(0, 0, 2).scatter_add_rows(4, &ids), &["[scatter_add_rows]", "id 4"]);
-    refused(&table.index_select(&Tensor::arange(5, &d)), &["id 4"]);
+    refused(&table.embedding(&Tensor::arange(5, &d)), &["id 4"]);
     let good = Tensor::from_vec(vec![3u32, 0], [2], &d);
-    assert!(table.index_select(&good).realize().is_ok());
+    assert!(table.embedding(&good).realize().is_ok());
 }
 
 #[test]
 fn ids_computed_on_the_device_are_reported_by_a_read() {
     let d = cpu();
     let ids = Tensor::arange(4, &d) + 2.0;
-    let rows = ones(&[4, 2], &d).index_select(&ids);
+    let rows = ones(&[4, 2], &d).embedding(&ids);
     let failed = rows.to_vec::<f32>();
     assert!(matches!(failed, Err(TensorError::Device(_))), "{failed:?}");
     assert!(failed.unwrap_err().to_string().contains("out of range"));

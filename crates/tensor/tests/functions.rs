@@ -113,17 +113,17 @@ fn several_outputs_and_integer_operands_are_differentiated() -> Result<(), Tenso
     let table = leaf::<f64>(&numbers(8, (-1.0, 1.0), 5), &[4, 2], &device);
     let ids = Tensor::from_vec(vec![3i32, 0, 3], [3], &device);
     let outputs = function("rows", &[&table, &ids], |a| {
-        let rows = a[0].index_select(&a[1]);
+        let rows = a[0].embedding(&a[1]);
         vec![rows.square(), rows.sum_all()]
     });
     let loss = outputs[0].sum_all().add(outputs[1].mul(3.0));
     let found = grad(&loss, &[&table])?[0].to_f64_vec()?;
-    let rows = table.index_select(&ids);
+    let rows = table.embedding(&ids);
     let expected = grad(&rows.square().sum_all().add(rows.sum_all().mul(3.0)), &[&table])?[0].to_f64_vec()?;
     assert_close("gradient", &found, &expected, 1e-14);
     // Ids that the host knows are checked within a function as outside of it.
     let far = Tensor::from_vec(vec![4i32], [1], &device);
-    let outputs = function("rows", &[&table, &far], |a| vec![a[0].index_select(&a[1]), a[0].exp()]);
+    let outputs = function("rows", &[&table, &far], |a| vec![a[0].embedding(&a[1]), a[0].exp()]);
     assert_eq!(outputs.len(), 2);
     assert!(outputs[1].error().is_some_and(|e| e.to_string().contains("out of range")));
     Ok(())

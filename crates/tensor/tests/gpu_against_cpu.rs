@@ -100,7 +100,7 @@ fn integers_and_truth_values_agree_between_devices() {
             f.cast(DType::Bool),
             flags.where_(&x, &y),
             Tensor::cat(&[&x, &y.flip(&[0])], 0),
-            x.index_select(&Tensor::from_vec(vec![5u32, 0, 3], [3], d)),
+            x.embedding(&Tensor::from_vec(vec![5u32, 0, 3], [3], d)),
             x.scatter_add_rows(3, &Tensor::from_vec(vec![0i32, 1, 2, 2, 1, 0], [6], d)),
         ];
         all.iter().enumerate().map(|(i, t)| t.to_f64_vec().unwrap_or_else(|e| panic!("{i}: {e}"))).collect()

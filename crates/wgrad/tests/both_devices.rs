@@ -86,7 +86,7 @@ fn a_table_beyond_the_gpu_binding_limit_is_refused_by_name() {
     let table =
         Tensor::from_vec(vec![0.0f32; rows * 1024], [rows, 1024], &device).named("transformer.wte.weight");
     let ids = Tensor::from_vec(vec![0, 1], [2], &device);
-    let error = table.index_select(&ids).to_vec::<f32>().unwrap_err().to_string();
+    let error = table.embedding(&ids).to_vec::<f32>().unwrap_err().to_string();
     for part in ["`transformer.wte.weight`", "MiB", "max_storage_buffer_binding_size", "--device cpu"] {
         assert!(error.contains(part), "{error}");
     }

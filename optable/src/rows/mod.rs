@@ -13,6 +13,7 @@ mod movement;
 mod norm;
 mod recurrent;
 mod reduce;
+mod vision;
 
 /// Every family with its rows, in the order of the documentation.
 pub(crate) fn families() -> Vec<(&'static str, Vec<Row>)> {
@@ -28,6 +29,7 @@ pub(crate) fn families() -> Vec<(&'static str, Vec<Row>)> {
         ("Recurrences", recurrent::rows()),
         ("Losses", loss::rows()),
         ("Boxes and matchings", boxes::rows()),
+        ("Images", vision::rows()),
     ]
 }
 

@@ -67,7 +67,11 @@ impl Body {
                 exprs: k.exprs.clone(),
                 stores: k.stores.clone(),
             },
-            Kernel::ScatterAdd(_) | Kernel::Cumulate(_) | Kernel::Attention(_) | Kernel::AttentionGrad(_) => {
+            Kernel::ScatterAdd(_)
+            | Kernel::Sort(_)
+            | Kernel::Cumulate(_)
+            | Kernel::Attention(_)
+            | Kernel::AttentionGrad(_) => {
                 return None;
             }
         })

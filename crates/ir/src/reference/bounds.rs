@@ -151,6 +151,11 @@ fn propagate(node: &Node, x: &[Inexact<'_>], result: &[f64]) -> Vec<f64> {
             from_left.iter().zip(from_right).map(|(a, b)| a + b).collect()
         }
         Op::Gather => applied(Op::Gather, &[x[0].errors, x[1].values]),
+        // Near elements may change places, and nobody knows how far.
+        Op::Sort { .. } => {
+            let exact = x[0].errors.iter().all(|&e| e == 0.0);
+            each(&|_| if exact { 0.0 } else { f64::INFINITY })
+        }
         Op::ScatterAdd { .. } => {
             let terms = x[0].values.len() as f64;
             applied(node.op.clone(), &[x[0].values, &rounded(&x[1], terms)])

@@ -28,9 +28,28 @@ pub fn row(id: f64, rows: usize) -> usize {
     (id as usize).min(rows.saturating_sub(1))
 }
 
+/// The positions that put elements in order, equal ones in theirs; NaN counts as largest.
+pub fn order(elements: &[f64], descending: bool) -> impl Iterator<Item = f64> + use<> {
+    let mut positions: Vec<usize> = (0..elements.len()).collect();
+    // Adding 0 makes both zeros one; a NaN of either sign comes last.
+    let key = |i: usize| if elements[i].is_nan() { f64::NAN } else { elements[i] + 0.0 };
+    positions.sort_by(|&a, &b| {
+        let ascending = key(a).total_cmp(&key(b));
+        if descending { ascending.reverse() } else { ascending }
+    });
+    positions.into_iter().map(|i| i as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_elements_keep_their_order() {
+        let x = [2.0, -0.0, f64::NAN, 0.0, -1.0, 2.0];
+        assert_eq!(order(&x, false).collect::<Vec<_>>(), [4.0, 1.0, 3.0, 0.0, 5.0, 2.0]);
+        assert_eq!(order(&x, true).collect::<Vec<_>>(), [2.0, 0.0, 5.0, 1.0, 3.0, 4.0]);
+    }
 
     #[test]
     fn indices_count_like_an_odometer() {

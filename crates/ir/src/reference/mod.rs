@@ -29,7 +29,7 @@ mod scalar;
 
 pub use bounds::run_graph_within;
 pub use graph::{node_values, run_graph};
-pub use index::{indices, ravel, row, unravel};
+pub use index::{indices, order, ravel, row, unravel};
 pub use program::{Rounding, run_program};
 pub use random::{
     Choice, RANDOM_GRAPH_SCALARS, RandomGraph, random_graph, random_graph_inputs, random_movement,

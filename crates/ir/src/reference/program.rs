@@ -1,10 +1,10 @@
 //! Programs, one index of one kernel at a time.
 
-use super::{binary, cast, compare, graph::conv_element, indices, random, reduce, round, row, unary};
+use super::{binary, cast, compare, graph::conv_element, indices, order, random, reduce, round, row, unary};
 use crate::{
     Arg, AttentionDims, AttentionGradKernel, AttentionKernel, BinaryOp, BufferRef, ConvKernel,
     CumulateKernel, DType, Expr, ExprId, ExprNode, Kernel, MapKernel, MatMulKernel, Operand, OutputSource,
-    Program, ReduceKernel, ReduceOp, RowKernel, ScatterAddKernel, Shape, Step, View,
+    Program, ReduceKernel, ReduceOp, RowKernel, ScatterAddKernel, Shape, SortKernel, Step, View,
 };
 
 /// What becomes of the values of floats.
@@ -104,6 +104,7 @@ impl Run<'_> {
             Kernel::Conv(k) => self.conv(k),
             Kernel::ScatterAdd(k) => self.scatter_add(k),
             Kernel::Cumulate(k) => self.cumulate(k),
+            Kernel::Sort(k) => self.sort(k),
             Kernel::Attention(k) => self.attention(k),
             Kernel::AttentionGrad(k) => self.attention_grad(k),
         }
@@ -265,6 +266,16 @@ impl Run<'_> {
                 let (arg, address) = (k.out.arg, unmasked(&k.out.view, &at));
                 writes.push(Write { arg, dtype: k.dtype, address, value: self.rounded(k.dtype, last) });
             }
+        }
+        writes
+    }
+
+    fn sort(&self, k: &SortKernel) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for row in 0..k.rows {
+            let values: Vec<f64> = (0..k.len).map(|i| self.load(1, k.dtype, row * k.len + i)).collect();
+            let at = |(i, value)| Write { arg: 0, dtype: DType::I32, address: row * k.len + i, value };
+            writes.extend(order(&values, k.descending).enumerate().map(at));
         }
         writes
     }

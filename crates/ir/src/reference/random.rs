@@ -311,6 +311,10 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
             let y = g.push(Op::Binary(BinaryOp::Add), &[product, y]).unwrap();
             return g.push(Op::Unary(UnaryOp::Tanh), &[y]).ok();
         }
+        17 if float && rank > 0 && r[2] % 4 == 3 => {
+            let order = g.push(Op::Sort { descending: r[0].is_multiple_of(2) }, &[x]).ok()?;
+            return g.push(Op::Cast(dtype), &[order]).ok();
+        }
         17 if float && rank > 0 && shape[0] > 0 => {
             let count = 1 + r[0] % 4;
             let ids = g.push(Op::Iota { len: count }, &[]).unwrap();

@@ -310,7 +310,7 @@ pub fn roi_align(x: &Tensor, boxes: &Tensor, images: &Tensor, options: &RoiAlign
             let line = images.mul(extent(h)).add(y.unsqueeze(2)).mul(extent(w));
             let ids = line.add(x.unsqueeze(1));
             let weight = y_weight.unsqueeze(2).mul(x_weight.unsqueeze(1)).unsqueeze(-1);
-            let part = pixels.index_select(&ids).mul(weight);
+            let part = pixels.embedding(&ids).mul(weight);
             sum = Some(sum.map_or_else(|| part.clone(), |s| s.add(&part)));
         }
     }

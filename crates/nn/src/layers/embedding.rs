@@ -26,6 +26,6 @@ impl Embedding {
     /// ids, else at the next read.
     #[track_caller]
     pub fn forward(&self, ids: &Tensor) -> Tensor {
-        self.weight.tensor().index_select(ids)
+        self.weight.tensor().embedding(ids)
     }
 }

@@ -5,12 +5,21 @@ use wgrad_ir::{Op, Shape};
 use crate::Tensor;
 
 impl Tensor {
-    /// `[batch.., m, k] x [batch.., k, n] -> [batch.., m, n]`, batch axes broadcast; both operands have rank 2 or more. A matrix on
-    /// the right is applied to all rows on the left in one product (a linear layer).
+    /// `[batch.., m, k] x [batch.., k, n] -> [batch.., m, n]`, batch axes broadcast. A matrix on the right is applied to all rows on the
+    /// left in one product (a linear layer). A vector on the left counts as a row, on the right as a column; the result lacks
+    /// that axis.
     #[track_caller]
     pub fn matmul(&self, other: &Tensor) -> Tensor {
         if let Some(faulty) = [self, other].into_iter().find(|t| t.error().is_some()) {
             return faulty.clone();
+        }
+        if other.rank() == 1 {
+            let product = self.matmul(&other.unsqueeze(-1));
+            return if product.error().is_some() { product } else { product.squeeze(-1) };
+        }
+        if self.rank() == 1 {
+            let product = self.unsqueeze(0).matmul(other);
+            return if product.error().is_some() { product } else { product.squeeze(-2) };
         }
         let (a, b) = (self.shape().dims(), other.shape().dims());
         let misfit = || {
@@ -37,5 +46,49 @@ impl Tensor {
         let left: Shape = batch.iter().chain([m, k]).copied().collect();
         let right: Shape = batch.iter().chain([k, n]).copied().collect();
         Tensor::apply("matmul", Op::Dot, &[&self.stretch("matmul", &left), &other.stretch("matmul", &right)])
+    }
+
+    /// [`Tensor::matmul`] of equally many matrices: `[batch, m, k] x [batch, k, n]`.
+    #[track_caller]
+    pub fn bmm(&self, other: &Tensor) -> Tensor {
+        if let Some(faulty) = [self, other].into_iter().find(|t| t.error().is_some()) {
+            return faulty.clone();
+        }
+        if self.rank() != 3 || other.rank() != 3 || self.shape()[0] != other.shape()[0] {
+            let message = format!(
+                "expects [batch, m, k] x [batch, k, n], got {} x {}",
+                self.describe(),
+                other.describe()
+            );
+            return self.fail("bmm", message);
+        }
+        self.matmul(other)
+    }
+
+    /// `x yᵀ` of two vectors: `[m]` and `[n]` give `[m, n]`.
+    #[track_caller]
+    pub fn outer(&self, other: &Tensor) -> Tensor {
+        if let Some(faulty) = [self, other].into_iter().find(|t| t.error().is_some()) {
+            return faulty.clone();
+        }
+        if self.rank() != 1 || other.rank() != 1 {
+            let message = format!("expects vectors, got {} and {}", self.describe(), other.describe());
+            return self.fail("outer", message);
+        }
+        self.unsqueeze(1).mul(other.unsqueeze(0))
+    }
+
+    /// `Σ x y` of two vectors, rank 0.
+    #[track_caller]
+    pub fn dot(&self, other: &Tensor) -> Tensor {
+        if let Some(faulty) = [self, other].into_iter().find(|t| t.error().is_some()) {
+            return faulty.clone();
+        }
+        if self.rank() != 1 || self.shape() != other.shape() {
+            let message =
+                format!("expects vectors of one length, got {} and {}", self.describe(), other.describe());
+            return self.fail("dot", message);
+        }
+        self.mul(other).sum(&[0], false)
     }
 }

@@ -1,17 +1,28 @@
 //! The operations, one file per family. Each is a method that appends primitives; none computes anything.
 
 mod activation;
+mod arrange;
 mod binary;
 mod compare;
 mod contract;
 mod cumulate;
+mod draw;
+mod einsum;
 mod index;
-mod inverse;
 mod join;
 mod movement;
+mod norm;
+mod pad;
 mod reduce;
+mod resample;
+mod rounding;
+mod select;
+mod transcendental;
 mod unary;
 mod window;
+
+pub use pad::PadMode;
+pub use resample::{GridPadding, Interpolation};
 
 use crate::Tensor;
 
@@ -24,6 +35,12 @@ impl Tensor {
         usize::try_from(axis).ok().filter(|&a| a < rank).ok_or_else(|| {
             format!("axis {dim} is out of range for {} (rank {})", self.describe(), self.rank())
         })
+    }
+
+    /// 16-bit floats as `f32`, in which operations of several steps compute so that they round once; all else as it is.
+    #[track_caller]
+    pub(crate) fn widened(&self) -> Tensor {
+        if self.dtype().is_half() { self.cast(wgrad_ir::DType::F32) } else { self.clone() }
     }
 
     /// Several axes, ascending, each at most once.

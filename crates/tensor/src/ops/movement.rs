@@ -134,7 +134,14 @@ impl Tensor {
     }
 
     #[track_caller]
-    fn strided(&self, name: &'static str, dim: isize, start: usize, len: usize, step: usize) -> Tensor {
+    pub(crate) fn strided(
+        &self,
+        name: &'static str,
+        dim: isize,
+        start: usize,
+        len: usize,
+        step: usize,
+    ) -> Tensor {
         let axis = match self.axis(dim, 0) {
             Ok(axis) => axis,
             Err(message) => return self.fail(name, message),

@@ -124,7 +124,7 @@ fn movement(t: &mut Table) {
     t.add("stack", &[&[2, 3], &[2, 3]], |x| Tensor::stack(&[&x[0], &x[1]], -1));
     t.add("index_select", &[&[4, 3]], |x| {
         let ids = Tensor::from_vec(vec![2i32, 0, 2, 3, 2, 0], [3, 2], x[0].device());
-        x[0].index_select(&ids)
+        x[0].embedding(&ids)
     });
     t.add("scatter_add_rows", &[&[3, 2, 2]], |x| {
         let ids = Tensor::from_vec(vec![2i32, 0, 2, 3, 2, 0], [3, 2], x[0].device());
@@ -211,7 +211,7 @@ fn compositions(t: &mut Table) {
     });
     t.add("embedding, residual, tied output", &[&[5, 4], &[4, 4]], |x| {
         let ids = Tensor::from_vec(vec![1i32, 4, 4, 0], [2, 2], x[0].device());
-        let h = x[0].index_select(&ids);
+        let h = x[0].embedding(&ids);
         let h = h.matmul(&x[1]).gelu_tanh().add(&h);
         h.matmul(&x[0].t()).log_softmax(-1)
     });

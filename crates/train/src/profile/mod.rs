@@ -122,6 +122,7 @@ fn extents(kernel: &Kernel) -> String {
         Kernel::Conv(k) => format!("{} by {}", Shape::from(&k.x.view.shape[..]), k.w.view.shape),
         Kernel::ScatterAdd(k) => format!("{} rows of {} into {}", k.count, k.row_len, k.rows),
         Kernel::Cumulate(k) => format!("{} lines of {}", k.lines.elements(), k.len),
+        Kernel::Sort(k) => format!("{} rows of {}", k.rows, k.len),
         Kernel::Attention(k) => attention_extents(&k.dims),
         Kernel::AttentionGrad(k) => attention_extents(&k.dims),
     }
