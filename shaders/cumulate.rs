@@ -53,8 +53,9 @@ pub(crate) fn generate_as(
     if lines * len == 0 {
         return Ok(Vec::new());
     }
-    if kernel.dtype == DType::Bool {
-        return Err(KernelError::Inconsistent("a cumulation of bool".into()));
+    if kernel.dtype == DType::Bool || kernel.dtype.is_half() {
+        let dtype = kernel.dtype;
+        return Err(KernelError::Inconsistent(format!("a cumulation of {dtype}; cast to f32 and back")));
     }
     let ty = value_type(WHAT, kernel.dtype)?;
     let linear = kernel.op == CumulateOp::Linear;

@@ -167,6 +167,11 @@ pub fn distance_box_iou(boxes1: &Tensor, boxes2: &Tensor, eps: f64) -> Tensor {
 #[track_caller]
 pub fn complete_box_iou(boxes1: &Tensor, boxes2: &Tensor, eps: f64) -> Tensor {
     check!("complete_box_iou", boxes1, boxes2);
+    // In 16 bits `eps` is nothing beside 1, and the weight of the aspect ratios of equal boxes 0/0.
+    if boxes1.dtype().is_half() {
+        let wide = |boxes: &Tensor| boxes.cast(DType::F32);
+        return complete_box_iou(&wide(boxes1), &wide(boxes2), eps).cast(boxes1.dtype());
+    }
     let pair = Pair::all(boxes1, boxes2);
     let iou = pair.iou(0.0);
     iou.sub(pair.distance(eps)).sub(pair.aspect(&iou, eps))

@@ -10,7 +10,10 @@ impl Tensor {
     #[track_caller]
     pub fn cumsum(&self, dim: isize) -> Tensor {
         match self.axis(dim, 0) {
-            Ok(axis) => Tensor::apply("cumsum", Op::Cumulate { op: CumulateOp::Sum, axis }, &[self]),
+            Ok(axis) => {
+                let sums = Op::Cumulate { op: CumulateOp::Sum, axis };
+                Tensor::apply("cumsum", sums, &[&self.widened()]).cast(self.dtype())
+            }
             Err(message) => self.fail("cumsum", message),
         }
     }
@@ -61,7 +64,8 @@ impl Tensor {
         }
         let mut widths = vec![(0, 0); self.rank()];
         widths[axis].1 = length - 1;
-        let first = self.narrow(dim, 0, 1).pad(&widths, 0.0);
-        Tensor::apply(name, Op::Cumulate { op: CumulateOp::Linear, axis }, &[self, &first])
+        let x = self.widened();
+        let first = x.narrow(dim, 0, 1).pad(&widths, 0.0);
+        Tensor::apply(name, Op::Cumulate { op: CumulateOp::Linear, axis }, &[&x, &first]).cast(self.dtype())
     }
 }
