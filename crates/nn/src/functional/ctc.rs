@@ -136,7 +136,7 @@ fn padded(targets: &Tensor, lengths: &Tensor) -> Result<Tensor, String> {
     }
     let first = lengths.cumsum(0).sub(lengths).unsqueeze(-1);
     let last = Tensor::constant(total as f64 - 1.0, DType::I32, device);
-    Ok(targets.index_select(&first.add(Tensor::arange(longest, device)).minimum(&last)))
+    Ok(targets.embedding(&first.add(Tensor::arange(longest, device)).minimum(&last)))
 }
 
 /// The class of each state: `[n, s]` as `[n, 2 s + 1]`.
@@ -223,7 +223,7 @@ fn forward(
     // Labels beyond a target's length may be anything.
     let labels = labels_nl.maximum(&int(0)).minimum(&int(c - 1));
     let ids_tnl = Tensor::arange(t * n, device).mul(&int(c)).reshape([t, n, 1]).add(&labels);
-    let emitted_tnl = log_probs.reshape([t * n * c]).index_select(&ids_tnl).maximum(&lattice.never);
+    let emitted_tnl = log_probs.reshape([t * n * c]).embedding(&ids_tnl).maximum(&lattice.never);
     // Before the first frame, all of the probability is where state 0 comes next.
     let start = Tensor::arange(lattice.states, device).eq(&int(0)).unsqueeze(0);
     let start =
