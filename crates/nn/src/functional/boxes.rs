@@ -134,7 +134,10 @@ impl Pair {
         let angle = |[w, h]: &[Tensor; 2]| w.div(h).atan();
         let difference = angle(&self.sides[1]).sub(angle(&self.sides[0]));
         let v = difference.square().mul(like(4.0 / (PI * PI), iou));
-        let weight = v.div(like(1.0 + eps, iou).sub(iou).add(&v)).detach();
+        // Equal ratios weigh nothing; of equal boxes the quotient would be 0/0 where `eps` is below the dtype's precision.
+        let differ = v.gt(like(0.0, iou));
+        let divisor = differ.where_(&like(1.0 + eps, iou).sub(iou).add(&v), &like(1.0, iou));
+        let weight = v.div(divisor).detach();
         weight.mul(v)
     }
 }
