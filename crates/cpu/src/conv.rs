@@ -1,7 +1,7 @@
 //! Conv kernels: products with tiles of the matrix of all windows, through the `gemm` crate.
 
 use gemm::Parallelism;
-use wgrad_ir::{ConvKernel, DType, View};
+use wgrad_ir::{ConvKernel, DType, ReduceOp, View};
 
 use crate::{
     args::{Args, Out},
@@ -19,8 +19,6 @@ use crate::{
 
 /// Elements of one tile of windows, at most: it fits the second-level cache beside what it is multiplied with.
 const TILE: usize = 96 * 1024;
-/// Terms of one tile, at most, where columns are enough.
-const TERMS: usize = 1024;
 /// Columns of a tile, at most.
 const COLUMNS: usize = 384;
 /// Tiles begin at multiples of this many columns.
@@ -167,49 +165,57 @@ impl ConvPlan {
         }
         let x = args.read::<T>(self.x_arg);
         let (rows, columns) = (self.rows, self.columns);
-        let terms = self.terms.clamp(1, TERMS);
         let tasks = threads::tasks_for(self.cost());
-        // Wide tiles, but some for every thread.
-        let share = (columns * self.matrices.len()).div_ceil(tasks.min(2 * rayon::current_num_threads()));
-        let wide = (TILE / terms).min(COLUMNS).min(share.max(ALIGN)).max(ALIGN);
-        let wide = columns.div_ceil(columns.div_ceil(wide)).next_multiple_of(ALIGN).min(columns);
+        // Wide tiles, but one for every thread.
+        let threads = tasks.min(rayon::current_num_threads());
+        let share = (columns * self.matrices.len()).div_ceil(threads).next_multiple_of(ALIGN);
+        let wide =
+            columns.div_ceil(columns.div_ceil(COLUMNS.min(share))).next_multiple_of(ALIGN).min(columns);
+        let terms = self.terms.min(TILE / wide).max(1);
         let across = columns.div_ceil(wide);
         let items = self.matrices.len() * across;
         let tasks = tasks.min(items);
         let along_places = self.windows.along_places();
-        let (tape, stores) = match &self.after {
-            After::Result(_) => (None, None),
-            After::Epilogue { tape, stores } => (Some(tape), Some(stores)),
+        let tape = match &self.after {
+            After::Result(_) => None,
+            After::Epilogue { tape, .. } => Some(tape),
         };
         let uniforms = tape.map(|tape| frame::uniforms(tape, args));
         threads::for_each(tasks, &|task| {
             let mut tile = Scratch::new(terms * wide * size_of::<T>());
-            let mut part = Scratch::new(if tape.is_some() { rows * wide * size_of::<T>() } else { 0 });
+            // Where tiles run along the terms, the product is computed transposed: so `gemm` reads them as they are.
+            let apart = tape.is_some() || !along_places;
+            let mut part = Scratch::new(if apart { rows * wide * size_of::<T>() } else { 0 });
+            let mut line = Scratch::new(wide * size_of::<T>());
             let mut frame = tape.zip(uniforms.as_ref()).map(|(tape, u)| Frame::new(tape, args, u));
             for item in items * task / tasks..items * (task + 1) / tasks {
                 let (matrix, first) = (item / across, item % across * wide);
                 let count = wide.min(columns - first);
                 let start = (matrix * rows) * columns + first;
                 let (out, to) = match &self.after {
-                    After::Result(arg) => {
+                    After::Result(arg) if along_places => {
                         let to = Matrix { offset: start as i64, ..Matrix::row_major(columns) };
                         (args.out::<T>(*arg), to)
                     }
-                    After::Epilogue { .. } => {
-                        (Out::of(part.slice::<T>(rows * count)), Matrix::row_major(count))
+                    _ => {
+                        let to = Matrix::row_major(if along_places { count } else { rows });
+                        let to = if along_places { to } else { to.transposed() };
+                        (Out::of(part.slice::<T>(rows * count)), to)
                     }
                 };
-                let mut term = 0;
                 if self.terms == 0 {
                     for row in 0..rows {
-                        let at = to.offset as usize + row * to.rows as usize;
-                        // SAFETY: one task per part of a matrix.
-                        unsafe { out.slice(at, count) }.fill(T::identity(wgrad_ir::ReduceOp::Sum));
+                        for column in 0..count {
+                            let at = to.offset + row as i64 * to.rows + column as i64 * to.columns;
+                            // SAFETY: one task per part of a matrix.
+                            unsafe { out.set(at as usize, T::identity(ReduceOp::Sum)) };
+                        }
                     }
                 }
+                let mut term = 0;
                 while term < self.terms {
                     let (filters, there) = self.filters(matrix, term);
-                    let some = terms.min(there);
+                    let some = there.div_ceil(there.div_ceil(terms));
                     let lines = some * count;
                     let tile = tile.slice::<T>(lines);
                     let (span, places) = (term..term + some, first..first + count);
@@ -229,15 +235,32 @@ impl ConvPlan {
                     }
                     term += some;
                 }
-                let (Some(tape), Some(stores), Some(frame)) = (tape, stores, frame.as_mut()) else {
+                if !apart {
                     continue;
-                };
-                for (r, line) in part.slice::<T>(rows * count).chunks_exact(count).enumerate() {
+                }
+                let part = part.slice::<T>(rows * count);
+                for r in 0..rows {
+                    let line = if along_places {
+                        &part[r * count..(r + 1) * count]
+                    } else {
+                        let line = line.slice::<T>(count);
+                        line.iter_mut().zip(part[r..].iter().step_by(rows)).for_each(|(to, &x)| *to = x);
+                        line
+                    };
                     let mut start = start + r * columns;
-                    for block in line.chunks(tape.block) {
-                        frame.eval_product(start, block);
-                        stores.put(args, frame, start, block.len());
-                        start += block.len();
+                    match (&self.after, frame.as_mut()) {
+                        (After::Epilogue { tape, stores }, Some(frame)) => {
+                            for block in line.chunks(tape.block) {
+                                frame.eval_product(start, block);
+                                stores.put(args, frame, start, block.len());
+                                start += block.len();
+                            }
+                        }
+                        (After::Result(arg), _) => {
+                            // SAFETY: one task per part of a matrix.
+                            unsafe { args.out::<T>(*arg).slice(start, count) }.copy_from_slice(line);
+                        }
+                        _ => {}
                     }
                 }
             }
