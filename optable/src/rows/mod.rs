@@ -5,12 +5,14 @@ use crate::{Row, Sample, floats};
 mod activation;
 mod attention;
 mod boxes;
+mod conv;
 mod elementwise;
 mod index;
 mod linear;
 mod loss;
 mod movement;
 mod norm;
+mod pool;
 mod recurrent;
 mod reduce;
 mod vision;
@@ -24,6 +26,8 @@ pub(crate) fn families() -> Vec<(&'static str, Vec<Row>)> {
         ("Indexing", index::rows()),
         ("Reductions", reduce::rows()),
         ("Products", linear::rows()),
+        ("Convolutions", conv::rows()),
+        ("Windows and batch norm", pool::rows()),
         ("Normalisation", norm::rows()),
         ("Attention", attention::rows()),
         ("Recurrences", recurrent::rows()),

@@ -66,6 +66,8 @@ enum Workload {
     Softmax,
     /// Layer norm of 4,096 rows of 1,024.
     LayerNorm,
+    /// Forward and backward pass of a ResNet block: two 3 x 3 convolutions of 64 channels with batch norm on 8 images of 56 x 56.
+    ResnetBlock,
 }
 
 impl Workload {
@@ -77,6 +79,7 @@ impl Workload {
             Workload::Attention => "attention",
             Workload::Softmax => "softmax",
             Workload::LayerNorm => "layer-norm",
+            Workload::ResnetBlock => "resnet-block",
         }
     }
 
@@ -87,6 +90,7 @@ impl Workload {
             Workload::Attention => Box::new(Expression::attention(device)),
             Workload::Softmax => Box::new(Expression::softmax(device)),
             Workload::LayerNorm => Box::new(Expression::layer_norm(device)),
+            Workload::ResnetBlock => Box::new(Expression::resnet_block(device)),
         })
     }
 }

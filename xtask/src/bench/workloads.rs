@@ -2,7 +2,7 @@
 
 use wgrad::{
     models::{Gpt2Config, Gpt2Init, Gpt2LMHead},
-    nn::{Activation, Init, LayerNorm, functional},
+    nn::{Activation, BatchNorm2d, Conv2d, Init, LayerNorm, functional},
     prelude::{
         AdamW, AdamWConfig, Context, DeviceHandle, Module, Optimizer, Tensor, TensorError, all_parameters,
         eval, grad,
@@ -50,6 +50,33 @@ impl Expression {
         let norm = LayerNorm::new(&Init::new(device, 0), 1024, 1e-5);
         let [x] = numbers([&[4096, 1024]], device);
         Expression { evaluate: Box::new(move || Ok(vec![norm.forward(&x)])) }
+    }
+
+    /// Two 3 x 3 convolutions with batch norm in training mode, ReLU and a residual, and all gradients of the mean square.
+    pub(crate) fn resnet_block(device: &DeviceHandle) -> Self {
+        let init = Init::new(device, 0);
+        let padding = functional::Padding::Both([1, 1]);
+        let options = functional::Conv { padding, ..functional::Conv::default() };
+        let conv = || Conv2d::new(&init, 64, 64, [3, 3], options, false);
+        let layers = [(conv(), BatchNorm2d::new(&init, 64)), (conv(), BatchNorm2d::new(&init, 64))];
+        let [x] = numbers([&[8, 64, 56, 56]], device);
+        Expression {
+            evaluate: Box::new(move || {
+                let ctx = Context::train(0, 0);
+                let [(conv1, norm1), (conv2, norm2)] = &layers;
+                let y = norm1.forward(&conv1.forward(&x), &ctx).relu();
+                let y = x.add(norm2.forward(&conv2.forward(&y), &ctx)).relu();
+                let loss = y.square().mean_all();
+                let mut trained = vec![x.clone()];
+                for (conv, norm) in &layers {
+                    trained.push(conv.weight.tensor());
+                    trained.extend(norm.weight.iter().chain(&norm.bias).map(|p| p.tensor()));
+                }
+                let mut wanted = grad(&loss, &trained.iter().collect::<Vec<_>>())?;
+                wanted.push(loss);
+                Ok(wanted)
+            }),
+        }
     }
 
     /// Causal attention and its gradient: 4 sequences of 512, 8 heads of width 64.
