@@ -49,21 +49,6 @@ pub(super) fn rows() -> Vec<Row> {
         Row::new("log_softmax", |c| c.x(0).log_softmax(c.isize("dim", -1)))
             .entries(&["log_softmax"])
             .samples(rows_of()),
-        Row::new("cumsum", |c| c.x(0).cumsum(c.isize("dim", -1)))
-            .dtypes(Dtypes::Numbers)
-            .entries(&["cumsum"])
-            .samples(rows_of()),
-        Row::new("cumprod", |c| c.x(0).cumprod(c.isize("dim", -1)))
-            .entries(&["cumprod"])
-            .sample([floats("x", &[3, 5])])
-            .sample(Sample::of([floats("x", &[4, 3])]).attrs(json!({"dim": 0})))
-            .sample([given("x", &[2, 3], &[1.5, 0.0, -2.0, 0.5, 3.0, 1.0])]),
-        Row::new("prod", |c| c.x(0).prod(&c.isizes("dim", &[-1]), c.bool("keepdim", false)))
-            .shapes("[.., n, ..] → [..]")
-            .entry_by("prod", |c| c.x(0).prod(&[1], false))
-            .sample([floats("x", &[3, 5])])
-            .sample(Sample::of([floats("x", &[3, 2, 2])]).attrs(json!({"dim": [0, 2], "keepdim": true})))
-            .sample([given("x", &[2, 3], &[1.5, 0.0, -2.0, 0.5, 0.0, 0.0])]),
         Row::new("norm", |c| {
             let p = c
                 .attr("p")
