@@ -5,6 +5,7 @@ use crate::{Row, Sample, floats};
 mod activation;
 mod attention;
 mod boxes;
+mod clip;
 mod conv;
 mod elementwise;
 mod index;
@@ -34,6 +35,7 @@ pub(crate) fn families() -> Vec<(&'static str, Vec<Row>)> {
         ("Losses", loss::rows()),
         ("Boxes and matchings", boxes::rows()),
         ("Images", vision::rows()),
+        ("Clipping", clip::rows()),
     ]
 }
 

@@ -337,39 +337,11 @@ pub fn unfold(
 /// `[.., c r², h, w]` to `[.., c, h r, w r]`: channels become places (Shi et al., 2016).
 #[track_caller]
 pub fn pixel_shuffle(x: &Tensor, r: usize) -> Tensor {
-    if x.error().is_some() {
-        return x.clone();
-    }
-    let dims = x.shape().dims();
-    let [lead @ .., channels, h, w] = dims else {
-        return x
-            .invalid("pixel_shuffle", format!("expects [.., channels, height, width], got {}", x.shape()));
-    };
-    if r == 0 || channels % (r * r) != 0 {
-        let message = format!("{channels} channels are no multiple of {r} x {r}; got {}", x.shape());
-        return x.invalid("pixel_shuffle", message);
-    }
-    let (n, c) = (lead.iter().product::<usize>(), channels / (r * r));
-    let apart = x.reshape([n, c, r, r, *h, *w]).permute(&[0, 1, 4, 2, 5, 3]);
-    apart.reshape(lead.iter().copied().chain([c, h * r, w * r]).collect::<Shape>())
+    x.pixel_shuffle(r)
 }
 
 /// `[.., c, h r, w r]` to `[.., c r², h, w]`: the inverse of [`pixel_shuffle`].
 #[track_caller]
 pub fn pixel_unshuffle(x: &Tensor, r: usize) -> Tensor {
-    if x.error().is_some() {
-        return x.clone();
-    }
-    let dims = x.shape().dims();
-    let [lead @ .., c, h, w] = dims else {
-        return x
-            .invalid("pixel_unshuffle", format!("expects [.., channels, height, width], got {}", x.shape()));
-    };
-    if r == 0 || h % r != 0 || w % r != 0 {
-        let message = format!("height and width of {} are no multiples of {r}", x.shape());
-        return x.invalid("pixel_unshuffle", message);
-    }
-    let n = lead.iter().product::<usize>();
-    let apart = x.reshape([n, *c, h / r, r, w / r, r]).permute(&[0, 1, 3, 5, 2, 4]);
-    apart.reshape(lead.iter().copied().chain([c * r * r, h / r, w / r]).collect::<Shape>())
+    x.pixel_unshuffle(r)
 }
