@@ -74,7 +74,11 @@ mod tests {
             ("scatter/clear", scatter, include_str!("scatter/clear.wgsl")),
             ("scatter/link", scatter, include_str!("scatter/link.wgsl")),
             ("scatter/sum", scatter, include_str!("scatter/sum.wgsl")),
-            ("sort/float_key", "", include_str!("sort/float_key.wgsl")),
+            (
+                "sort/float_key",
+                "@compute @workgroup_size(1) fn main() {}\n",
+                include_str!("sort/float_key.wgsl"),
+            ),
             ("sort/block", sort, include_str!("sort/block.wgsl")),
             ("sort/merge", sort, include_str!("sort/merge.wgsl")),
         ] {

@@ -111,7 +111,11 @@ impl Fuser<'_> {
                 Op::Dot | Op::Conv(_) | Op::Cumulate { .. } => {
                     self.layout.realized[id.index()] = true;
                     for &operand in &node.inputs {
-                        let (base, _) = self.layout.product_operand(operand);
+                        // Only products convert what they load.
+                        let (base, _) = match node.op {
+                            Op::Dot => self.layout.product_operand(operand),
+                            _ => self.layout.operand(operand),
+                        };
                         self.layout.realized[base.index()] = true;
                     }
                 }

@@ -27,7 +27,7 @@ fn mismatched_shapes_give_an_error_with_both_shapes_and_the_line() {
     refused(&a.add(ones(&[4], &d)), &["[add]", "`hidden` f32[2, 3]", "f32[4]"]);
     refused(&(&a * &ones(&[4], &d)), &["[mul]", "f32[2, 3]", "f32[4]"]);
     refused(&a.matmul(&ones(&[2, 3], &d)), &["[matmul]", "f32[2, 3]"]);
-    refused(&a.matmul(&ones(&[3], &d)), &["[matmul]", "f32[3]"]);
+    refused(&a.matmul(&ones(&[4], &d)), &["[matmul]", "f32[4]"]);
     refused(&a.reshape([5]), &["[reshape]", "[2, 3]", "[5]"]);
     refused(&a.permute(&[0, 0]), &["[permute]", "[0, 0]"]);
     refused(&a.expand([2, 4]), &["[expand]", "[2, 3]", "[2, 4]"]);

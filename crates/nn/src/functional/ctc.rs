@@ -51,6 +51,11 @@ pub fn ctc_loss(
         return log_probs.invalid(NAME, message);
     }
     let (dtype, device) = (log_probs.dtype(), log_probs.device());
+    if dtype.is_half() {
+        // Sums over a sequence leave the range of 16 bits, and so does the stand-in for the logarithm of 0.
+        let wide = log_probs.cast(DType::F32);
+        return ctc_loss(&wide, targets, input_lengths, target_lengths, options).cast(dtype);
+    }
     let [input_lengths, target_lengths] = [input_lengths, target_lengths].map(|l| l.cast(DType::I32));
     let targets = match padded(&targets.cast(DType::I32), &target_lengths) {
         Ok(targets) => targets,
