@@ -13,6 +13,16 @@ impl Tensor {
         if let Some(faulty) = [self, other].into_iter().find(|t| t.error().is_some()) {
             return faulty.clone();
         }
+        // A vector that does not fit is named as it came, not as the row or column that it stands for.
+        let rows = other.shape().iter().rev().nth(usize::from(other.rank() > 1));
+        if self.rank().min(other.rank()) == 1 && self.shape().last() != rows {
+            let message = format!(
+                "expects a vector as long as the other operand's contracted axis, got {} x {}",
+                self.describe(),
+                other.describe()
+            );
+            return self.fail("matmul", message);
+        }
         if other.rank() == 1 {
             let product = self.matmul(&other.unsqueeze(-1));
             return if product.error().is_some() { product } else { product.squeeze(-1) };
