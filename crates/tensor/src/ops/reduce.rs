@@ -33,11 +33,6 @@ impl Tensor {
         }
     }
 
-    /// What `f` makes of the elements; of 16-bit floats it is computed in `f32`, and rounded once.
-    pub(crate) fn in_f32(&self, f: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
-        if self.dtype().is_half() { f(&self.cast(DType::F32)).cast(self.dtype()) } else { f(self) }
-    }
-
     fn all_dims(&self) -> Vec<isize> {
         (0..self.rank() as isize).collect()
     }
@@ -60,7 +55,8 @@ impl Tensor {
             return self.fail("mean", format!("expects floats, got {}; `cast` first", self.describe()));
         }
         let n = self.count(dims) as f64;
-        self.in_f32(|x| x.reduce("mean", ReduceOp::Sum, dims, keepdim).mul(x.constant_like(1.0 / n)))
+        let x = self.widened();
+        x.reduce("mean", ReduceOp::Sum, dims, keepdim).mul(x.constant_like(1.0 / n)).cast(self.dtype())
     }
 
     /// The largest element. The gradient is split evenly among all that attain it.
@@ -82,42 +78,38 @@ impl Tensor {
             return self.fail("var", format!("expects floats, got {}; `cast` first", self.describe()));
         }
         let n = self.count(dims) as f64 - f64::from(u8::from(unbiased));
-        self.in_f32(|x| {
-            let deviation = x.sub(x.mean(dims, true));
-            let sum = deviation.square().reduce("var", ReduceOp::Sum, dims, keepdim);
-            sum.mul(x.constant_like(1.0 / n.max(0.0)))
-        })
+        let x = self.widened();
+        let deviation = x.sub(x.mean(dims, true));
+        let sum = deviation.square().reduce("var", ReduceOp::Sum, dims, keepdim);
+        sum.mul(x.constant_like(1.0 / n.max(0.0))).cast(self.dtype())
     }
 
     /// `ln Σ eˣ`, with the largest element taken out of the sum so that nothing overflows. Elements must be finite.
     #[track_caller]
     pub fn logsumexp(&self, dims: &[isize], keepdim: bool) -> Tensor {
-        self.in_f32(|x| {
-            let max = x.reduce("logsumexp", ReduceOp::Max, dims, true).detach();
-            let sum = x.sub(&max).exp().reduce("logsumexp", ReduceOp::Sum, dims, true);
-            let result = sum.log().add(max);
-            if keepdim { result } else { result.drop_dims(dims) }
-        })
+        let x = self.widened();
+        let max = x.reduce("logsumexp", ReduceOp::Max, dims, true).detach();
+        let sum = x.sub(&max).exp().reduce("logsumexp", ReduceOp::Sum, dims, true);
+        let result = sum.log().add(max).cast(self.dtype());
+        if keepdim { result } else { result.drop_dims(dims) }
     }
 
     /// `e^(x - max) / Σ e^(x - max)` along one axis. Elements must be finite: mask with a large negative number.
     #[track_caller]
     pub fn softmax(&self, dim: isize) -> Tensor {
-        self.in_f32(|x| {
-            let max = x.reduce("softmax", ReduceOp::Max, &[dim], true).detach();
-            let e = x.sub(max).exp();
-            e.div(e.reduce("softmax", ReduceOp::Sum, &[dim], true))
-        })
+        let x = self.widened();
+        let max = x.reduce("softmax", ReduceOp::Max, &[dim], true).detach();
+        let e = x.sub(max).exp();
+        e.div(e.reduce("softmax", ReduceOp::Sum, &[dim], true)).cast(self.dtype())
     }
 
     /// `x - max - ln Σ e^(x - max)` along one axis.
     #[track_caller]
     pub fn log_softmax(&self, dim: isize) -> Tensor {
-        self.in_f32(|x| {
-            let max = x.reduce("log_softmax", ReduceOp::Max, &[dim], true).detach();
-            let shifted = x.sub(max);
-            shifted.sub(shifted.exp().reduce("log_softmax", ReduceOp::Sum, &[dim], true).log())
-        })
+        let x = self.widened();
+        let max = x.reduce("log_softmax", ReduceOp::Max, &[dim], true).detach();
+        let shifted = x.sub(max);
+        shifted.sub(shifted.exp().reduce("log_softmax", ReduceOp::Sum, &[dim], true).log()).cast(self.dtype())
     }
 
     /// The sum of all elements, rank 0.
