@@ -2,7 +2,7 @@
 //! `keepdim`, reduced axes stay with extent 1. An empty `dims` reduces nothing. Of 16-bit floats all of it is computed in `f32`, and
 //! the result is rounded once.
 
-use wgrad_ir::{DType, Op, ReduceOp, Shape};
+use wgrad_ir::{Op, ReduceOp, Shape};
 
 use crate::Tensor;
 
