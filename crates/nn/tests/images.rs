@@ -183,7 +183,7 @@ fn what_does_not_fit_is_an_error_that_says_so() {
     assert!(message(functional::conv2d(&x, &w, None, &same)).contains("same"));
     assert!(message(functional::max_pool2d(&x, &MaxPool::new([5, 5]))).contains("does not fit"));
     assert!(message(functional::adaptive_avg_pool(&x, [0, 1])).contains("cannot divide"));
-    assert!(message(functional::pixel_shuffle(&x, 2)).contains("3 channels"));
+    assert!(message(functional::pixel_shuffle(&x, 2)).contains("channels that 2 x 2 divides"));
     let (y, _) = functional::batch_norm_train(&Tensor::zeros([1, 3], DType::F32, &device), None, None, 1e-5);
     assert!(message(y).contains("one value per channel"));
     let extra = ConvTranspose { output_padding: [2, 0], ..ConvTranspose::default() };
