@@ -26,6 +26,24 @@ pub enum ModelError {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// A folder holds a model of a kind that there is not.
+    #[error("{}: {}; known: {known}", .path.display(), kind(.found))]
+    UnknownModelType {
+        /// The configuration.
+        path: PathBuf,
+        /// What it names.
+        found: Option<String>,
+        /// The names that there are.
+        known: String,
+    },
+    /// The files of a folder do not fit together.
+    #[error("{}: {message}", .path.display())]
+    Folder {
+        /// The file that asks for it.
+        path: PathBuf,
+        /// What was expected and what came.
+        message: String,
+    },
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
@@ -68,4 +86,11 @@ pub enum ModelError {
     /// A tensor operation.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+}
+
+fn kind(found: &Option<String>) -> String {
+    match found {
+        Some(name) => format!("`model_type` is `{name}`, which is not known"),
+        None => "there is no `model_type`".to_owned(),
+    }
 }

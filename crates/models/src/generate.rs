@@ -1,15 +1,31 @@
 //! Text from a language model, token by token.
 
-use std::ops::ControlFlow;
+use std::{fmt::Debug, ops::ControlFlow, path::Path};
 
 use wgrad_ir::philox;
+use wgrad_nn::{Context, Module};
 use wgrad_runtime::DeviceHandle;
 use wgrad_tensor::Tensor;
 
 use crate::ModelError;
 
 /// A model that predicts the next token.
-pub trait CausalLanguageModel {
+///
+/// Legend of shapes: b batch, t time, c width, v vocabulary.
+pub trait CausalLanguageModel: Module + Debug {
+    /// Logits `[b, t, v]` of the token after each position, for ids `[b, t]` (i32). `attention_mask [b, t]` (bool, or numbers of which
+    /// 0 means the same as false) hides padding from the other positions.
+    fn forward(&self, ids: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor;
+
+    /// The residual stream `[b, t, c]`: first the embeddings, then after each block; the last one is after the final norm.
+    fn hidden_states(&self, ids: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor>;
+
+    /// Writes `config.json` and `model.safetensors` into a folder, as Hugging Face's `from_pretrained` reads them.
+    ///
+    /// # Errors
+    /// The parameters cannot be read back, or the files cannot be written.
+    fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError>;
+
     /// Number of tokens.
     fn vocab_size(&self) -> usize;
 
@@ -55,7 +71,7 @@ impl Default for GenerateOptions {
 /// The prompt is empty or holds a token that the model does not have, the temperature is negative or not a number, or the
 /// model cannot be evaluated or gives logits that are not numbers.
 pub fn generate(
-    model: &impl CausalLanguageModel,
+    model: &(impl CausalLanguageModel + ?Sized),
     prompt: &[u32],
     options: &GenerateOptions,
     mut each: impl FnMut(u32) -> ControlFlow<()>,

@@ -8,19 +8,18 @@ use std::path::Path;
 use wgrad_nn::{
     Activation, Context, Conv1D, Dropout, Embedding, Init, Initializer, LayerNorm, Linear, Module,
     functional::{Attention, cross_entropy, linear_cross_entropy, scaled_dot_product_attention},
-    safetensors,
 };
-use wgrad_runtime::{DeviceError, DeviceHandle, check_available};
-use wgrad_tensor::{DType, Tensor, TensorError, checkpoint};
+use wgrad_runtime::DeviceHandle;
+use wgrad_tensor::{DType, Tensor, checkpoint};
 
-use crate::{CausalLanguageModel, ModelError, pretrained};
+use crate::{
+    CausalLanguageModel, ModelError, causal_loss,
+    pretrained::{self, Weights, check_parameters, check_room},
+};
 
 mod config;
 
 pub use config::Gpt2Config;
-
-/// Labels of this value do not count in [`Gpt2LMHead::loss`].
-pub const IGNORED_LABEL: i32 = -100;
 
 /// How the weights of a new model are drawn. Biases are 0 and the weights of norms 1 in either case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,17 +52,7 @@ impl Gpt2LMHead {
     /// The configuration is impossible, or a parameter does not fit on the device.
     pub fn new(config: &Gpt2Config, init: &Init, scheme: Gpt2Init) -> Result<Self, ModelError> {
         config.validate()?;
-        // Parameters are drawn on the host before they go to the device.
-        let parameters = config.parameters();
-        let bytes = (parameters as u64).saturating_mul(init.dtype().host_bytes() as u64);
-        check_available(&init.device().info().id, || "its weights".into(), bytes).map_err(
-            |error| match error {
-                DeviceError::OutOfMemory { device, needed, available, .. } => {
-                    ModelError::TooLarge { device, model: "GPT-2", parameters, needed, available }
-                }
-                error => TensorError::from(error).into(),
-            },
-        )?;
+        check_room("GPT-2", config.parameters(), init)?;
         let weights = match scheme {
             Gpt2Init::Zeros => Initializer::Zeros,
             Gpt2Init::Plain | Gpt2Init::ScaledResiduals => {
@@ -80,12 +69,7 @@ impl Gpt2LMHead {
         let untied = !config.tie_word_embeddings;
         let lm_head = untied.then(|| Linear::with(init, config.n_embd, config.vocab_size, weights, None));
         let model = Gpt2LMHead { transformer, lm_head, config: config.clone() };
-        for (name, param) in model.named_parameters() {
-            let tensor = param.tensor().named(&name);
-            if let Some(source) = tensor.error() {
-                return Err(ModelError::Parameter { name, source: Box::new(source.clone()) });
-            }
-        }
+        check_parameters(&model)?;
         Ok(model)
     }
 
@@ -129,18 +113,10 @@ impl Gpt2LMHead {
         }
     }
 
-    /// The mean cross-entropy of each position's logits with the *next* position's label, as Hugging Face computes it: labels
-    /// `[b, t]` are the ids themselves, with [`IGNORED_LABEL`] where a position does not count.
+    /// See [`causal_loss`].
     #[track_caller]
     pub fn loss(logits_btv: &Tensor, labels_bt: &Tensor) -> Tensor {
-        let [_, t, _] = logits_btv.dims::<3>();
-        if t < 2 && logits_btv.error().is_none() {
-            return logits_btv
-                .invalid("gpt2_loss", "needs at least two positions: each predicts the next one");
-        }
-        let last = t.saturating_sub(1);
-        let (logits, labels) = (logits_btv.narrow(1, 0, last), labels_bt.narrow(1, 1, last));
-        cross_entropy(&logits, &labels, Some(IGNORED_LABEL))
+        causal_loss(logits_btv, labels_bt)
     }
 
     /// The mean cross-entropy of each position's logits with its own target: targets `[b, t]` are already the next tokens.
@@ -163,20 +139,23 @@ impl Gpt2LMHead {
     /// # Errors
     /// A file is missing or damaged, or the two do not fit together.
     pub fn from_pretrained(dir: &Path, device: &DeviceHandle) -> Result<Self, ModelError> {
+        Self::from_pretrained_as(dir, &Init::new(device, 0))
+    }
+
+    /// As [`Gpt2LMHead::from_pretrained`], with the weights converted to the dtype of `init`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_pretrained_as(dir: &Path, init: &Init) -> Result<Self, ModelError> {
         let config: Gpt2Config = pretrained::read_config(dir)?;
-        let model = Gpt2LMHead::new(&config, &Init::new(device, 0), Gpt2Init::Zeros)?;
-        let mut tensors = safetensors::load(&dir.join(pretrained::WEIGHTS), device)?;
-        tensors.retain(|(name, _)| {
-            let mask = name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
-            let tied_copy = name == "lm_head.weight" && config.tie_word_embeddings;
-            !mask && !tied_copy
-        });
-        if !tensors.iter().any(|(name, _)| name.starts_with("transformer.")) {
-            for (name, _) in tensors.iter_mut().filter(|(name, _)| name != "lm_head.weight") {
-                name.insert_str(0, "transformer.");
-            }
+        let model = Gpt2LMHead::new(&config, init, Gpt2Init::Zeros)?;
+        let mut weights = Weights::read(dir, init.device())?;
+        weights.drop_matching(&["*.attn.bias", "*.attn.masked_bias"]);
+        weights.add_prefix("transformer.", &["lm_head.weight"]);
+        if config.tie_word_embeddings {
+            weights.tie("lm_head.weight", "transformer.wte.weight");
         }
-        model.load_state_dict(&tensors, true)?;
+        weights.load_into(&model)?;
         Ok(model)
     }
 
@@ -190,6 +169,18 @@ impl Gpt2LMHead {
 }
 
 impl CausalLanguageModel for Gpt2LMHead {
+    fn forward(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        Gpt2LMHead::forward(self, ids_bt, attention_mask, ctx)
+    }
+
+    fn hidden_states(&self, ids_bt: &Tensor, mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor> {
+        Gpt2LMHead::hidden_states(self, ids_bt, mask, ctx)
+    }
+
+    fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError> {
+        Gpt2LMHead::save_pretrained(self, dir)
+    }
+
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }

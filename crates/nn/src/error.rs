@@ -26,6 +26,17 @@ pub enum NnError {
         /// What was found.
         message: String,
     },
+    /// A weight is not a number.
+    #[error("{}: element {index} of `{name}` is not a number; the training that wrote the file had failed, or the file is damaged: \
+        take an earlier one, or fetch it again", .path.display())]
+    NotANumber {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Which of its elements, in row-major order.
+        index: usize,
+    },
     /// Tensors and parameters do not fit together.
     #[error("{origin} does not fit the model: {}; check that both have the same configuration", list(.problems))]
     Mismatch {

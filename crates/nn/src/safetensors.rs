@@ -44,17 +44,32 @@ pub fn save(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, &str)]
 /// # Errors
 /// The file cannot be read, is not valid, or holds a dtype or a value that wgrad does not have.
 pub fn load(path: &Path, device: &DeviceHandle) -> Result<Vec<(String, Tensor)>, NnError> {
+    read(path, device, false)
+}
+
+/// As [`load`], for weights that are trained or used next: one that is not a number would make every result so.
+///
+/// # Errors
+/// As [`load`], and [`NnError::NotANumber`].
+pub fn load_weights(path: &Path, device: &DeviceHandle) -> Result<Vec<(String, Tensor)>, NnError> {
+    read(path, device, true)
+}
+
+fn read(path: &Path, device: &DeviceHandle, weights: bool) -> Result<Vec<(String, Tensor)>, NnError> {
     let bytes = fs::read(path).map_err(|source| io("read", path, source))?;
     let damaged = |message: String| NnError::Damaged { path: path.to_owned(), message };
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
     let mut tensors = Vec::with_capacity(file.len());
     for (name, view) in file.iter() {
         let (shape, data) = (Shape::from(view.shape()), view.data());
+        let mut nan = None;
         let tensor = match view.dtype() {
-            Dtype::F64 => Tensor::from_vec(numbers(data, f64::from_le_bytes), shape, device),
-            Dtype::F32 => Tensor::from_vec(numbers(data, f32::from_le_bytes), shape, device),
-            Dtype::F16 => Tensor::from_vec(numbers(data, f16::from_le_bytes), shape, device),
-            Dtype::BF16 => Tensor::from_vec(numbers(data, bf16::from_le_bytes), shape, device),
+            Dtype::F64 => Tensor::from_vec(floats(data, f64::from_le_bytes, f64::is_nan, &mut nan), shape, device),
+            Dtype::F32 => Tensor::from_vec(floats(data, f32::from_le_bytes, f32::is_nan, &mut nan), shape, device),
+            Dtype::F16 => Tensor::from_vec(floats(data, f16::from_le_bytes, f16::is_nan, &mut nan), shape, device),
+            Dtype::BF16 => {
+                Tensor::from_vec(floats(data, bf16::from_le_bytes, bf16::is_nan, &mut nan), shape, device)
+            }
             Dtype::I32 => Tensor::from_vec(numbers(data, i32::from_le_bytes), shape, device),
             Dtype::U32 => Tensor::from_vec(numbers(data, u32::from_le_bytes), shape, device),
             Dtype::I64 => {
@@ -70,6 +85,9 @@ pub fn load(path: &Path, device: &DeviceHandle) -> Result<Vec<(String, Tensor)>,
                 return Err(damaged(format!("`{name}` has the dtype {other:?}, which is not supported")));
             }
         };
+        if let (Some(index), true) = (nan, weights) {
+            return Err(NnError::NotANumber { path: path.to_owned(), name: name.to_owned(), index });
+        }
         if let Some(error) = tensor.error() {
             return Err(error.clone().into());
         }
@@ -79,8 +97,12 @@ pub fn load(path: &Path, device: &DeviceHandle) -> Result<Vec<(String, Tensor)>,
     Ok(tensors)
 }
 
-/// Puts tensors into the parameters of their names; see [`Module::load_state_dict`](crate::Module::load_state_dict).
-pub(crate) fn load_into(
+/// Puts tensors into the parameters of their names; see [`Module::load_state_dict`](crate::Module::load_state_dict). `origin` is where
+/// they come from, for the message.
+///
+/// # Errors
+/// [`NnError::Mismatch`], which lists all that does not fit.
+pub fn load_into(
     origin: &str,
     params: &[(String, Param)],
     tensors: &[(String, Tensor)],
@@ -219,4 +241,16 @@ fn bytes<T, const N: usize>(values: &[T], encode: impl Fn(&T) -> [u8; N]) -> Vec
 /// The elements of a tensor's bytes, whose number the format's header check has made a multiple of the element's size.
 fn numbers<T, const N: usize>(data: &[u8], decode: impl Fn([u8; N]) -> T) -> Vec<T> {
     data.as_chunks::<N>().0.iter().map(|chunk| decode(*chunk)).collect()
+}
+
+/// As [`numbers`], noting where the first NaN is.
+fn floats<T: Copy, const N: usize>(
+    data: &[u8],
+    decode: impl Fn([u8; N]) -> T,
+    is_nan: impl Fn(T) -> bool,
+    nan: &mut Option<usize>,
+) -> Vec<T> {
+    let values = numbers(data, decode);
+    *nan = values.iter().position(|&value| is_nan(value));
+    values
 }

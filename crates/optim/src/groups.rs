@@ -22,7 +22,11 @@ impl ParamGroup {
     }
 
     /// The parameters of a module that `wanted` picks by name and value, in the module's order.
-    pub fn of(module: &impl Module, weight_decay: f64, mut wanted: impl FnMut(&str, &Param) -> bool) -> Self {
+    pub fn of(
+        module: &(impl Module + ?Sized),
+        weight_decay: f64,
+        mut wanted: impl FnMut(&str, &Param) -> bool,
+    ) -> Self {
         let params =
             module.named_parameters().into_iter().filter(|(name, param)| wanted(name, param)).collect();
         ParamGroup::new(params, weight_decay)
@@ -44,13 +48,13 @@ impl ParamGroup {
 }
 
 /// One group with every parameter.
-pub fn all_parameters(module: &impl Module, weight_decay: f64) -> Vec<ParamGroup> {
+pub fn all_parameters(module: &(impl Module + ?Sized), weight_decay: f64) -> Vec<ParamGroup> {
     vec![ParamGroup::of(module, weight_decay, |_, _| true)]
 }
 
 /// Two groups, the usual ones for transformers: parameters of two or more dimensions (matrices and tables) decay, biases and
 /// the weights of norms do not.
-pub fn decay_matrices_only(module: &impl Module, weight_decay: f64) -> Vec<ParamGroup> {
+pub fn decay_matrices_only(module: &(impl Module + ?Sized), weight_decay: f64) -> Vec<ParamGroup> {
     vec![
         ParamGroup::of(module, weight_decay, |_, param| param.tensor().rank() >= 2),
         ParamGroup::of(module, 0.0, |_, param| param.tensor().rank() < 2),

@@ -29,8 +29,9 @@ impl Report {
         }
         let finite = want.values.iter().filter(|v| v.is_finite());
         let scale = finite.fold(1.0f64, |s, v| s.max(v.abs()));
-        let noise = name.strip_prefix("grad.").is_some_and(|p| meta.noise_grad_params.iter().any(|n| n == p));
-        let recorded = meta.precision.get(name).map_or(0.0, |p| p[0]);
+        let parameter = name.trim_start_matches("train.").strip_prefix("grad.");
+        let noise = parameter.is_some_and(|p| meta.noise_grad_params.iter().any(|n| n == p));
+        let recorded = meta.precision.as_ref().and_then(|all| all.get(name)).map_or(0.0, |p| p[0]);
         let tolerance = match (want.kind != Kind::Float, noise, gpu) {
             (true, ..) => 0.0,
             (_, true, _) => 1e-5 * scale,

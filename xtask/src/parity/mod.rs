@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
 use wgrad::runtime::{DeviceHandle, DeviceKind};
 
 use crate::Result;
 
 mod compare;
-mod gpt2;
+mod model;
+mod models;
 mod ops;
 mod optim;
 mod reference;
@@ -108,10 +108,6 @@ fn cases(args: &Args) -> Result<Vec<PathBuf>> {
 }
 
 fn run_case(dir: &Path, device: &DeviceHandle, entries: &[String]) -> Result<Report> {
-    #[derive(Deserialize)]
-    struct Kind {
-        model_type: Option<String>,
-    }
     let gpu = device.info().kind != DeviceKind::Cpu;
     if dir.join("ops.json").is_file() {
         return ops::run(dir, device, gpu, entries);
@@ -119,11 +115,5 @@ fn run_case(dir: &Path, device: &DeviceHandle, entries: &[String]) -> Result<Rep
     if dir.join("optim.json").is_file() {
         return optim::run(dir, device, gpu);
     }
-    let config = fs::read(dir.join("config.json"))?;
-    let kind: Kind = serde_json::from_slice(&config)?;
-    match kind.model_type.as_deref() {
-        Some("gpt2") => gpt2::run(dir, device, gpu),
-        Some(other) => Err(format!("cases of kind `{other}` are not supported; known: gpt2").into()),
-        None => Err("config.json names no model_type; known: gpt2".into()),
-    }
+    model::run(dir, device, gpu)
 }

@@ -125,7 +125,7 @@ fn compare(
     eval(&results.iter().map(|(_, tensor, _)| tensor).collect::<Vec<_>>())?;
     for (name, tensor, want) in &results {
         let mut meta = Meta::default();
-        meta.precision.extend(entry.precision.map(|p| (name.clone(), p)));
+        meta.precision.get_or_insert_default().extend(entry.precision.map(|p| (name.clone(), p)));
         report.tensor(name, want, tensor.shape(), &tensor.to_f64_vec()?, &meta, gpu);
     }
     Ok(())

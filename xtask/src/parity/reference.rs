@@ -29,7 +29,7 @@ pub(crate) struct Meta {
     pub(crate) noise_grad_params: Vec<String>,
     /// `[largest |f32 - f64|, largest |f64|]` per tensor.
     #[serde(default, rename = "max_abs_diff_f32_f64__max_abs_f64")]
-    pub(crate) precision: BTreeMap<String, [f64; 2]>,
+    pub(crate) precision: Option<BTreeMap<String, [f64; 2]>>,
 }
 
 /// `trajectory.json` or `trajectory_recipe.json`.
@@ -37,12 +37,14 @@ pub(crate) struct Meta {
 pub(crate) struct Trajectory {
     pub(crate) optimizer: OptimizerSpec,
     pub(crate) steps: usize,
+    /// `train`, or `eval` and a remark.
+    pub(crate) model_mode: String,
     pub(crate) n_batches: usize,
     pub(crate) losses: Vec<f64>,
     pub(crate) grad_l2: Vec<f64>,
     pub(crate) final_loss_batch0_same_mode: f64,
     #[serde(rename = "max_abs_loss_diff_f32_f64")]
-    drift_f64: f64,
+    drift_f64: Option<f64>,
     #[serde(rename = "max_abs_loss_diff_3_runs_weights_perturbed_3e-7")]
     drift_perturbed: f64,
     pub(crate) schedule: Option<ScheduleSpec>,
@@ -52,7 +54,7 @@ pub(crate) struct Trajectory {
 impl Trajectory {
     /// How far rounding alone moves a loss.
     pub(crate) fn drift(&self) -> f64 {
-        self.drift_f64.max(self.drift_perturbed)
+        self.drift_f64.unwrap_or(0.0).max(self.drift_perturbed)
     }
 }
 
