@@ -9,7 +9,8 @@ use crate::{CausalLanguageModel, Gpt2LMHead, ModelError, pretrained::read_model_
 
 type Load = fn(&Path, &Init) -> Result<Box<dyn CausalLanguageModel>, ModelError>;
 
-const CAUSAL: &[(&str, Load)] = &[("gpt2", |dir, init| Ok(Box::new(Gpt2LMHead::from_pretrained_as(dir, init)?)))];
+const CAUSAL: &[(&str, Load)] =
+    &[("gpt2", |dir, init| Ok(Box::new(Gpt2LMHead::from_pretrained_as(dir, init)?)))];
 
 /// Language models by the `model_type` of a folder's `config.json`.
 #[derive(Clone, Copy, Debug)]

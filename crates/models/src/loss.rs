@@ -12,8 +12,7 @@ pub const IGNORED_LABEL: i32 = -100;
 pub fn causal_loss(logits_btv: &Tensor, labels_bt: &Tensor) -> Tensor {
     let [_, t, _] = logits_btv.dims::<3>();
     if t < 2 && logits_btv.error().is_none() {
-        return logits_btv
-            .invalid("causal_loss", "needs at least two positions: each predicts the next one");
+        return logits_btv.invalid("causal_loss", "needs at least two positions: each predicts the next one");
     }
     let last = t.saturating_sub(1);
     let (logits, labels) = (logits_btv.narrow(1, 0, last), labels_bt.narrow(1, 1, last));

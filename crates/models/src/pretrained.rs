@@ -36,9 +36,7 @@ pub(crate) fn read_model_type(dir: &Path, known: &[&str]) -> Result<String, Mode
     let kind: Kind = read_config(dir)?;
     match kind.model_type {
         Some(name) if known.contains(&name.as_str()) => Ok(name),
-        found => {
-            Err(ModelError::UnknownModelType { path: dir.join(CONFIG), found, known: known.join(", ") })
-        }
+        found => Err(ModelError::UnknownModelType { path: dir.join(CONFIG), found, known: known.join(", ") }),
     }
 }
 

@@ -15,8 +15,14 @@ fn device() -> DeviceHandle {
 
 /// A small model in a folder, and its tensors.
 fn folder(dir: &Path, device: &DeviceHandle) -> Outcome<Vec<(String, Tensor)>> {
-    let config =
-        Gpt2Config { vocab_size: 11, n_positions: 8, n_embd: 16, n_layer: 2, n_head: 4, ..Gpt2Config::default() };
+    let config = Gpt2Config {
+        vocab_size: 11,
+        n_positions: 8,
+        n_embd: 16,
+        n_layer: 2,
+        n_head: 4,
+        ..Gpt2Config::default()
+    };
     let model = Gpt2LMHead::new(&config, &Init::new(device, 3), Gpt2Init::default())?;
     model.save_pretrained(dir)?;
     Ok(model.state_dict())

@@ -64,9 +64,15 @@ fn read(path: &Path, device: &DeviceHandle, weights: bool) -> Result<Vec<(String
         let (shape, data) = (Shape::from(view.shape()), view.data());
         let mut nan = None;
         let tensor = match view.dtype() {
-            Dtype::F64 => Tensor::from_vec(floats(data, f64::from_le_bytes, f64::is_nan, &mut nan), shape, device),
-            Dtype::F32 => Tensor::from_vec(floats(data, f32::from_le_bytes, f32::is_nan, &mut nan), shape, device),
-            Dtype::F16 => Tensor::from_vec(floats(data, f16::from_le_bytes, f16::is_nan, &mut nan), shape, device),
+            Dtype::F64 => {
+                Tensor::from_vec(floats(data, f64::from_le_bytes, f64::is_nan, &mut nan), shape, device)
+            }
+            Dtype::F32 => {
+                Tensor::from_vec(floats(data, f32::from_le_bytes, f32::is_nan, &mut nan), shape, device)
+            }
+            Dtype::F16 => {
+                Tensor::from_vec(floats(data, f16::from_le_bytes, f16::is_nan, &mut nan), shape, device)
+            }
             Dtype::BF16 => {
                 Tensor::from_vec(floats(data, bf16::from_le_bytes, bf16::is_nan, &mut nan), shape, device)
             }

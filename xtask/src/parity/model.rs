@@ -122,7 +122,11 @@ impl Run<'_> {
         optimizer.set_clip_grad_norm(want.clip_grad_norm);
         if want.losses.len() != want.steps || want.grad_l2.len() != want.steps || want.n_batches == 0 {
             let counts = (want.losses.len(), want.steps, want.n_batches);
-            return Err(format!("{file}: {} losses for {} steps on {} batches", counts.0, counts.1, counts.2).into());
+            return Err(format!(
+                "{file}: {} losses for {} steps on {} batches",
+                counts.0, counts.1, counts.2
+            )
+            .into());
         }
         let label = file.trim_end_matches(".json");
         let slack = if self.gpu { 3.0 } else { 1.0 };
@@ -130,7 +134,8 @@ impl Run<'_> {
         let batches: Vec<Batch> =
             (0..want.n_batches).map(|number| Batch::read(&self.io, number, self.device)).collect();
         let loss_of = |batch: &Batch, step: u32| {
-            let ctx = if want.model_mode.starts_with("train") { Context::train(0, step) } else { Context::eval() };
+            let ctx =
+                if want.model_mode.starts_with("train") { Context::train(0, step) } else { Context::eval() };
             loss(&case.forward(batch, &ctx)?)
         };
         for step in 0..want.steps {

@@ -38,7 +38,8 @@ impl Case for Causal {
         let prompt = want.values.len().saturating_sub(steps);
         let first: Vec<i32> = ids.narrow(0, 0, 1).narrow(1, 0, prompt).to_vec()?;
         let first: Vec<u32> = first.into_iter().map(|id| id as u32).collect();
-        let options = GenerateOptions { max_new_tokens: steps, temperature: 0.0, ..GenerateOptions::default() };
+        let options =
+            GenerateOptions { max_new_tokens: steps, temperature: 0.0, ..GenerateOptions::default() };
         let new = generate(&*self.0, &first, &options, |_| ControlFlow::Continue(()))?;
         let all: Vec<i32> = first.into_iter().chain(new).map(|id| id as i32).collect();
         let length = all.len();

@@ -133,7 +133,9 @@ impl Kind {
         let Some((_, open)) = open else {
             let known: Vec<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
             let name = names.into_iter().flatten().next().map_or("without a name", String::as_str);
-            return Err(format!("models of kind `{name}` are not supported; known: {}", known.join(", ")).into());
+            return Err(
+                format!("models of kind `{name}` are not supported; known: {}", known.join(", ")).into()
+            );
         };
         open(dir, device, self)
     }
