@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use wgrad::train::Override;
 
-/// Train small language models on any GPU, or without one.
+/// Train neural networks on any GPU, or without one.
 #[derive(Debug, Parser)]
 #[command(
     name = "wgrad",
@@ -35,7 +35,7 @@ pub(crate) enum Command {
     LrFind(LrFindArgs),
     /// Write text with a trained model.
     Generate(GenerateArgs),
-    /// Measure a checkpoint's loss on validation text.
+    /// Measure a checkpoint's loss, and what else its task measures, on validation data.
     Evaluate(EvaluateArgs),
     /// List the devices of this machine, with their limits and features.
     Devices,
@@ -80,7 +80,7 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The step is traced and compiled by the code that trains, and counted instead of run. The text need not be there.
+The step is traced and compiled by the code that trains, and counted instead of run. The data need not be there.
 Bytes are those that the device allocates for training; validation and samples need less.
 The last lines compare with other settings of train.gradient_checkpointing and train.loss_chunk.
 Exits with 1 if the memory does not suffice; the message names settings that fit.
@@ -173,7 +173,7 @@ pub(crate) struct EvaluateArgs {
     /// A checkpoint's folder, or a run folder (its last checkpoint is taken).
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
-    /// Whose validation text and windows to use; default: the run folder's own.
+    /// Whose validation data to use; default: the run folder's own.
     #[arg(long, value_name = "FILE")]
     pub(crate) recipe: Option<PathBuf>,
     /// Change a value of the recipe, by its dotted path; may be repeated.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use wgrad::train::{Pretrained, Recipe, Validation};
+use wgrad::train::{Recipe, evaluate};
 
 use crate::Failure;
 use crate::args::EvaluateArgs;
@@ -13,7 +13,7 @@ pub(crate) fn run(args: EvaluateArgs) -> Result<ExitCode, Failure> {
         Some(path) => path,
         None => recipe_of(&args.checkpoint).ok_or_else(|| {
             format!(
-                "there is no recipe.toml at or above {}, which would name the validation text; give one with --recipe",
+                "there is no recipe.toml at or above {}, which would name the validation data; give one with --recipe",
                 args.checkpoint.display()
             )
         })?,
@@ -21,15 +21,11 @@ pub(crate) fn run(args: EvaluateArgs) -> Result<ExitCode, Failure> {
     let recipe = Recipe::from_file(&path, &args.overrides)?;
     let opened = wgrad::devices().open(&args.device.device)?;
     let warn = |warning| eprintln!("warning: {warning}");
-    let model = Pretrained::load(&args.checkpoint, &opened.device, warn)?;
-    let validation = Validation::build(&recipe, model.tokenizer(), None, warn)?;
-    let loss = model.evaluate(&validation, recipe.train.batch_size, recipe.train.loss_chunk)?;
-    let windows = validation.starts.len();
-    println!("checkpoint       {}", model.folder().display());
-    println!("windows          {windows} of {} tokens", validation.context);
-    println!("validation loss  {loss:.4} nats per token");
-    println!("perplexity       {:.3}", loss.exp());
-    println!("bits per byte    {:.4}", loss / std::f64::consts::LN_2 / validation.bytes_per_token());
+    let found = evaluate(&recipe, &args.checkpoint, &opened.device, warn)?;
+    let lines = [("checkpoint".to_owned(), found.folder.display().to_string())];
+    for (name, value) in lines.iter().chain(&found.report) {
+        println!("{name:15}  {value}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -37,8 +37,9 @@ pub(crate) fn run(args: TrainArgs) -> Result<ExitCode, Failure> {
         (None, None) => return Err("a recipe is needed, or --resume with a run folder".into()),
     };
     Ok(match outcome.map_err(|error| with_way_out(error, &args))? {
-        Outcome::Finished { validation_loss, folder } => {
-            println!("done: validation loss {validation_loss:.4}, run folder {}", folder.display());
+        Outcome::Finished { validation_loss, metrics, folder } => {
+            let also: String = metrics.iter().map(|(name, value)| format!(", {name} {value:.4}")).collect();
+            println!("done: validation loss {validation_loss:.4}{also}, run folder {}", folder.display());
             ExitCode::SUCCESS
         }
         Outcome::Interrupted { step, folder } => {

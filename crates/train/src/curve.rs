@@ -13,12 +13,12 @@ const TRAIN: RGBColor = RGBColor(150, 180, 215);
 const SMOOTH: RGBColor = RGBColor(31, 90, 160);
 const VALIDATION: RGBColor = RGBColor(215, 95, 0);
 
-/// Draws training loss (as it was, and smoothed) and validation loss over the steps into an SVG file, which is replaced
-/// atomically. Without any finite loss nothing is drawn.
+/// Draws training loss (as it was, and smoothed) and validation loss (in nats per `unit`) over the steps into an SVG file, which is
+/// replaced atomically. Without any finite loss nothing is drawn.
 ///
 /// # Errors
 /// The picture cannot be drawn or the file not be written.
-pub fn draw_loss_curve(path: &Path, title: &str, lines: &[Metric]) -> Result<()> {
+pub fn draw_loss_curve(path: &Path, title: &str, unit: &str, lines: &[Metric]) -> Result<()> {
     let points = |split| -> Vec<(f64, f64)> {
         let of_split = lines.iter().filter(|m| m.split == split && m.loss.is_finite());
         of_split.map(|m| (m.step as f64, m.loss)).collect()
@@ -50,7 +50,7 @@ pub fn draw_loss_curve(path: &Path, title: &str, lines: &[Metric]) -> Result<()>
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| format!("{y:.2}"))
             .x_desc("step")
-            .y_desc("loss, nats per token")
+            .y_desc(format!("loss, nats per {unit}"))
             .label_style(("sans-serif", 14))
             .draw()?;
         chart.draw_series(LineSeries::new(train.iter().copied(), TRAIN.stroke_width(1)))?;
@@ -101,16 +101,25 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Speed;
 
     fn line(step: u64, split: Split, loss: f64) -> Metric {
-        Metric { step, split, loss, lr: 0.0, tokens_per_s: 0.0, grad_norm: None }
+        Metric {
+            step,
+            split,
+            loss,
+            lr: 0.0,
+            speed: Speed::Tokens(0.0),
+            grad_norm: None,
+            metrics: Default::default(),
+        }
     }
 
     #[test]
     fn the_picture_shows_both_losses_and_names_its_axes() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("loss.svg");
-        draw_loss_curve(&path, "t", &[]).expect("nothing to draw");
+        draw_loss_curve(&path, "t", "token", &[]).expect("nothing to draw");
         assert!(!path.exists());
         let mut lines: Vec<Metric> = (1..=3000)
             .map(|i| line(i, Split::Train, 2.0 + 3.0 / (i as f64).sqrt() + 0.1 * (i as f64).sin()))
@@ -119,7 +128,7 @@ mod tests {
             (1..=15).map(|i| line(i * 200, Split::Validation, 2.1 + 3.0 / (i as f64 * 200.0).sqrt())),
         );
         lines.push(line(3001, Split::Train, f64::NAN));
-        draw_loss_curve(&path, "gpt-nano", &lines).expect("drawn");
+        draw_loss_curve(&path, "gpt-nano", "token", &lines).expect("drawn");
         let svg = std::fs::read_to_string(&path).expect("written");
         for text in ["<svg", "gpt-nano", "step", "nats per token", "validation", "polyline"] {
             assert!(svg.contains(text), "{text}");

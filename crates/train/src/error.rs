@@ -36,7 +36,7 @@ pub enum TrainError {
     Tensor(#[from] TensorError),
     /// Weights, gradients and optimizer state alone are more than there is room for.
     #[error("{device}: training {parameters} parameters takes {} for {what}, whatever the batch, but \
-        only {} are available; choose a smaller model (model.n_layer, model.n_embd, the vocabulary)",
+        only {} are available; choose a smaller model ({advice})",
         human_bytes(*.needed), human_bytes(*.available))]
     ModelTooLarge {
         /// The device.
@@ -49,7 +49,12 @@ pub enum TrainError {
         needed: u64,
         /// Bytes that there are.
         available: u64,
+        /// What makes the model smaller.
+        advice: &'static str,
     },
+    /// A task was opened without the data that is asked of it.
+    #[error("there is no {0}: the task was opened without it; open it to train")]
+    NoData(&'static str),
     /// The operating system refused a file operation: a full disk, for one.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {

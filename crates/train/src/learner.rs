@@ -1,21 +1,19 @@
-//! The model and the optimizer of a recipe, as one thing that learns from batches.
+//! The task and the optimizer of a recipe, as one thing that learns from batches.
 
 use std::fs;
 use std::path::Path;
 
-use wgrad_data::Batch;
-use wgrad_models::{Gpt2Config, Gpt2Init, Gpt2LMHead};
-use wgrad_nn::{Context, Init, Module, safetensors};
+use wgrad_nn::safetensors;
 use wgrad_optim::{
     AveragedModel, GradScaler, LrScheduler, Optimizer, OptimizerSpec, OptimizerState, Rate, Sgd, SgdConfig,
     StepOutcome,
 };
-use wgrad_runtime::{DeviceKind, available_memory};
 use wgrad_tensor::{DeviceHandle, Tensor};
 
 use crate::error::{Result, TrainError};
-use crate::evaluate::{next_token_loss, upload};
-use crate::recipe::{AverageRecipe, ModelRecipe, Precision, Recipe};
+use crate::recipe::{AverageRecipe, Precision, Recipe};
+use crate::task::Task;
+use crate::task::batch::{HostBatch, training_context};
 
 /// The optimizer's files in a checkpoint: its tensors and its numbers.
 const OPTIMIZER_TENSORS: &str = "optimizer.safetensors";
@@ -31,7 +29,7 @@ const AVERAGED: &str = "n_averaged";
 const SCHEDULE: &str = "schedule";
 
 pub(crate) struct Learner {
-    model: Gpt2LMHead,
+    task: Box<dyn Task>,
     optimizer: Box<dyn Optimizer>,
     scheduler: LrScheduler,
     average: Option<(AveragedModel, AverageRecipe)>,
@@ -41,37 +39,12 @@ pub(crate) struct Learner {
     precision: Precision,
     /// Whether a step computes the loss several times.
     needs_closure: bool,
-    loss_chunk: usize,
 }
 
 impl Learner {
-    /// With initial weights by the recipe's seed.
-    pub(crate) fn new(recipe: &Recipe, vocab_size: usize, device: &DeviceHandle) -> Result<Self> {
-        let scheme =
-            if recipe.model.rescale_residual_init { Gpt2Init::ScaledResiduals } else { Gpt2Init::Plain };
-        if matches!(device.info().kind, DeviceKind::Cpu | DeviceKind::SoftwareGpu) {
-            // A twentieth stays free.
-            let available = available_memory();
-            check_model(recipe, vocab_size, &device.info().id, available - available / 20)?;
-        }
-        Self::with_init(recipe, vocab_size, device, scheme)
-    }
-
-    /// With zeros for weights: where only shapes matter.
-    pub(crate) fn blank(recipe: &Recipe, vocab_size: usize, device: &DeviceHandle) -> Result<Self> {
-        Self::with_init(recipe, vocab_size, device, Gpt2Init::Zeros)
-    }
-
-    fn with_init(
-        recipe: &Recipe,
-        vocab_size: usize,
-        device: &DeviceHandle,
-        scheme: Gpt2Init,
-    ) -> Result<Self> {
-        let init = Init::new(device, recipe.train.seed);
-        let mut model = Gpt2LMHead::new(&config(&recipe.model, vocab_size), &init, scheme)?;
-        model.set_gradient_checkpointing(recipe.train.gradient_checkpointing);
-        let mut optimizer = recipe.optimizer.build(&model, recipe.train.clipping())?;
+    /// With the weights that the task was opened with.
+    pub(crate) fn new(recipe: &Recipe, task: Box<dyn Task>, device: &DeviceHandle) -> Result<Self> {
+        let mut optimizer = recipe.optimizer.build(task.module(), recipe.train.clipping())?;
         let precision = recipe.train.precision;
         if precision == Precision::F16 {
             // `validate` has refused optimizers that cannot.
@@ -80,28 +53,28 @@ impl Learner {
         Ok(Learner {
             optimizer,
             scheduler: recipe.scheduler()?,
-            average: recipe
-                .average
-                .map(|average| (AveragedModel::new(model.named_parameters(), average.averaging()), average)),
-            model,
+            average: recipe.average.map(|average| {
+                let parameters = task.module().named_parameters();
+                (AveragedModel::new(parameters, average.averaging()), average)
+            }),
+            task,
             device: device.clone(),
             seed: recipe.train.seed,
             micro_batches: recipe.train.grad_accumulation,
             precision,
             needs_closure: matches!(recipe.optimizer.spec, OptimizerSpec::Lbfgs(_)),
-            loss_chunk: recipe.train.loss_chunk,
         })
     }
 
     /// With weights and optimizer state from a checkpoint's folder.
     pub(crate) fn restore(
         recipe: &Recipe,
-        vocab_size: usize,
+        task: Box<dyn Task>,
         folder: &Path,
         device: &DeviceHandle,
     ) -> Result<Self> {
-        let mut learner = Self::with_init(recipe, vocab_size, device, Gpt2Init::Zeros)?;
-        learner.model.load_safetensors(&folder.join("model.safetensors"), true)?;
+        let mut learner = Self::new(recipe, task, device)?;
+        learner.task.load(folder)?;
         let tensors = safetensors::load(&folder.join(OPTIMIZER_TENSORS), device)?;
         let path = folder.join(OPTIMIZER_NUMBERS);
         let json = fs::read(&path).map_err(TrainError::io("read", &path))?;
@@ -118,7 +91,7 @@ impl Learner {
         }
         let trained = folder.join(TRAINED);
         if trained.is_file() {
-            learner.model.load_safetensors(&trained, true)?;
+            learner.task.module().load_safetensors(&trained, true)?;
         }
         if let Some(state) = scalars.get(SCHEDULE) {
             learner.scheduler.load_state_dict(state)?;
@@ -133,18 +106,18 @@ impl Learner {
         state.scalars[SCHEDULE] = self.scheduler.state_dict();
         if let Some((average, _)) = self.average.as_ref().filter(|(average, _)| average.n_averaged() > 0) {
             state.scalars[AVERAGED] = average.n_averaged().into();
-            self.model.save_safetensors(&folder.join(TRAINED))?;
+            self.task.module().save_safetensors(&folder.join(TRAINED))?;
         }
-        self.averaged(|model| model.save_pretrained(folder))?;
+        self.averaged(|task| task.save(folder))?;
         safetensors::save(&folder.join(OPTIMIZER_TENSORS), &state.tensors, &[])?;
         let path = folder.join(OPTIMIZER_NUMBERS);
         fs::write(&path, state.scalars.to_string()).map_err(TrainError::io("write", &path))
     }
 
-    /// Does something with the model while it holds its averages, where they are kept.
-    pub(crate) fn averaged<T>(&mut self, work: impl FnOnce(&Gpt2LMHead) -> T) -> T {
+    /// Does something with the task while its model holds its averages, where they are kept.
+    pub(crate) fn averaged<T>(&mut self, work: impl FnOnce(&dyn Task) -> T) -> T {
         self.swap();
-        let result = work(&self.model);
+        let result = work(&*self.task);
         self.swap();
         result
     }
@@ -160,8 +133,12 @@ impl Learner {
         self.optimizer.state_dict().tensors.into_iter().map(|(_, tensor)| tensor).collect()
     }
 
-    pub(crate) fn model(&self) -> &Gpt2LMHead {
-        &self.model
+    pub(crate) fn task(&self) -> &dyn Task {
+        &*self.task
+    }
+
+    pub(crate) fn task_mut(&mut self) -> &mut dyn Task {
+        &mut *self.task
     }
 
     /// The learning rate of update `step`, counted from 0.
@@ -169,8 +146,8 @@ impl Learner {
         self.scheduler.lr(step)
     }
 
-    /// Queues update `step`, counted from 0, on a batch of all its micro-batches' windows.
-    pub(crate) fn update(&mut self, batch: &Batch, step: u64) -> Result<StepOutcome> {
+    /// Queues update `step`, counted from 0, on a batch of all its micro-batches' examples.
+    pub(crate) fn update(&mut self, batch: &HostBatch, step: u64) -> Result<StepOutcome> {
         if let Some(momentum) = self.scheduler.momentum(step) {
             self.optimizer.set_momentum(momentum);
         }
@@ -184,7 +161,7 @@ impl Learner {
     }
 
     /// As [`Learner::update`], with a learning rate of one's own.
-    pub(crate) fn update_at(&mut self, batch: &Batch, step: u64, lr: f64) -> Result<StepOutcome> {
+    pub(crate) fn update_at(&mut self, batch: &HostBatch, step: u64, lr: f64) -> Result<StepOutcome> {
         self.optimizer.set_lr(lr);
         let last = self.micro_batches - 1;
         if self.needs_closure {
@@ -214,32 +191,15 @@ impl Learner {
     }
 
     /// The training loss of one micro-batch.
-    fn loss(&self, batch: &Batch, micro: usize, step: u64) -> Tensor {
-        let windows = batch.batch / self.micro_batches;
-        let range = micro * windows * batch.context..(micro + 1) * windows * batch.context;
-        let part = Batch {
-            inputs: batch.inputs[range.clone()].to_vec(),
-            targets: batch.targets[range].to_vec(),
-            batch: windows,
-            context: batch.context,
-        };
-        let (inputs, targets) = upload(part, &self.device);
-        // Each forward pass has a number of its own, and thereby masks of its own; the counter may wrap.
-        let pass = step.wrapping_mul(self.micro_batches as u64).wrapping_add(micro as u64) as u32;
-        let ctx = Context::train(self.seed, pass);
-        next_token_loss(&self.model, &inputs, &targets, self.loss_chunk, &ctx)
-            .autocast(self.precision.dtype())
-    }
-
-    /// Computes from now on with other settings of what saves memory.
-    pub(crate) fn set_savings(&mut self, gradient_checkpointing: bool, loss_chunk: usize) {
-        self.model.set_gradient_checkpointing(gradient_checkpointing);
-        self.loss_chunk = loss_chunk;
+    fn loss(&self, batch: &HostBatch, micro: usize, step: u64) -> Tensor {
+        let part = batch.upload(micro, self.micro_batches, &self.device);
+        let ctx = training_context(self.seed, step, micro, self.micro_batches);
+        self.task.loss(&part, &ctx).autocast(self.precision.dtype())
     }
 
     /// The first parameter, in the model's order, that holds values which are not finite, with their number.
     pub(crate) fn first_bad_tensor(&self) -> Result<Option<String>> {
-        for (name, tensor) in self.model.state_dict() {
+        for (name, tensor) in self.task.module().state_dict() {
             let values = tensor.to_f64_vec()?;
             let bad = values.iter().filter(|v| !v.is_finite()).count();
             if bad > 0 {
@@ -253,43 +213,6 @@ impl Learner {
     }
 }
 
-/// Refuses a model whose weights, gradients and optimizer state are too much for `available` bytes: no batch and no context would
-/// make it fit.
-fn check_model(recipe: &Recipe, vocab_size: usize, device: &str, available: u64) -> Result<()> {
-    let parameters = config(&recipe.model, vocab_size).parameters();
-    // Others keep less, or what depends on shapes.
-    let (what, states) = match recipe.optimizer.spec {
-        OptimizerSpec::Adam(_) | OptimizerSpec::AdamW(_) => ("weights, gradients and two states of each", 2),
-        _ => ("weights and gradients", 0),
-    };
-    let needed = (parameters as u64).saturating_mul((2 + states) * size_of::<f32>() as u64);
-    if needed > available {
-        let device = device.to_owned();
-        return Err(TrainError::ModelTooLarge { device, parameters, what, needed, available });
-    }
-    Ok(())
-}
-
-/// The model's configuration, in Hugging Face's terms.
-fn config(recipe: &ModelRecipe, vocab_size: usize) -> Gpt2Config {
-    Gpt2Config {
-        vocab_size,
-        n_positions: recipe.n_positions,
-        n_embd: recipe.n_embd,
-        n_layer: recipe.n_layer,
-        n_head: recipe.n_head,
-        n_inner: recipe.n_inner,
-        activation_function: recipe.activation_function,
-        resid_pdrop: recipe.resid_pdrop,
-        embd_pdrop: recipe.embd_pdrop,
-        attn_pdrop: recipe.attn_pdrop,
-        layer_norm_epsilon: recipe.layer_norm_epsilon,
-        initializer_range: recipe.initializer_range,
-        tie_word_embeddings: recipe.tie_word_embeddings,
-        ..Gpt2Config::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,24 +221,6 @@ mod tests {
         let text = include_str!("../../../recipes/gpt-tiny.toml");
         let overrides: Vec<_> = settings.iter().map(|s| s.parse().expect("key=value")).collect();
         Recipe::from_toml(text, "tiny", &overrides).expect("valid")
-    }
-
-    #[test]
-    fn a_model_that_no_batch_makes_fit_is_refused_without_a_word_of_the_batch() {
-        let needed = |settings: &[&str]| {
-            let error = check_model(&tiny(settings), 256, "cpu", 380_000).err().map(|e| e.to_string());
-            error.unwrap_or_default()
-        };
-        // 30,176 parameters of 4 bytes: weights, gradients, and two states or none.
-        let error = needed(&[]);
-        assert!(
-            error.contains("30176 parameters takes 471.5 KiB") && error.contains("two states"),
-            "{error}"
-        );
-        assert!(error.contains("smaller model") && !error.contains("smaller batch"), "{error}");
-        assert_eq!(needed(&["optimizer.name=sgd"]), "");
-        let error = needed(&["optimizer.name=sgd", "model.n_embd=64"]);
-        assert!(error.contains("663.5 KiB for weights and gradients, whatever the batch"), "{error}");
     }
 
     #[test]

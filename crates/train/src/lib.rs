@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
-mod corpus;
 mod curve;
 mod durable;
 mod error;
@@ -18,23 +17,26 @@ mod progress;
 mod recipe;
 mod run_folder;
 mod sample;
+mod task;
 mod trainer;
 
 pub use self::checkpoint::{Checkpoint, CheckpointStore, TrainState};
-pub use self::corpus::{Corpus, Validation};
 pub use self::curve::draw_loss_curve;
 pub use self::error::{Result, TrainError};
+pub use self::evaluate::{Evaluation, evaluate};
 pub use self::interrupt::Interrupt;
 pub use self::lr_find::{draw_lr_curve, find_lr};
-pub use self::metrics::{Metric, MetricsFile, Split};
+pub use self::metrics::{Metric, MetricsFile, Speed, Split};
 pub use self::plan::{Alternative, LargestBatch, LargestTensor, MemoryPlan, Planner, Savings, StepPlan};
 pub use self::pretrained::Pretrained;
 pub use self::profile::{KernelTime, Profile};
 pub use self::progress::Waiting;
 pub use self::recipe::{
-    AverageKind, AverageRecipe, DataRecipe, Decay, LookaheadRecipe, ModelKind, ModelRecipe, OptimizerRecipe,
-    Override, Recipe, RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, TrainRecipe,
+    AverageKind, AverageRecipe, Decay, LookaheadRecipe, OptimizerRecipe, Override, Precision, Recipe,
+    RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, Sections, TrainRecipe,
 };
 pub use self::run_folder::RunFolder;
 pub use self::sample::SampleOptions;
+pub use self::task::causal_lm::{CausalLmRecipe, Gpt2Recipe, ModelKind, TextRecipe};
+pub use self::task::{Measured, TaskKind, TaskOptions, TaskRecipe, Units};
 pub use self::trainer::{Outcome, ProfileOptions, RunOptions, resume, train};

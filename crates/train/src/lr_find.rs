@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use plotters::prelude::*;
-use wgrad_data::{TokenStream, WindowSampler};
 use wgrad_optim::{LrCurve, LrRangeTest};
 use wgrad_tensor::DeviceHandle;
 
@@ -11,12 +10,14 @@ use crate::durable;
 use crate::error::{Result, TrainError};
 use crate::learner::Learner;
 use crate::recipe::Recipe;
+use crate::task::Opening;
+use crate::trainer::warn;
 
 /// Trains a recipe's model from its beginning with growing learning rates (its schedule takes no part), and returns what was
 /// measured. `progress` hears of each step's rate and loss. Nothing is written.
 ///
 /// # Errors
-/// The text, the device or the settings fail.
+/// The data, the device or the settings fail.
 pub fn find_lr(
     recipe: &Recipe,
     test: &LrRangeTest,
@@ -25,15 +26,13 @@ pub fn find_lr(
 ) -> Result<LrCurve> {
     test.check()?;
     let t = &recipe.train;
-    let root = recipe.data.root.as_deref().unwrap_or(Path::new(""));
-    let documents = recipe.data.train.resolve(root)?;
-    let tokenizer = recipe.data.tokenizer.build(&documents, root)?;
-    let stream = TokenStream::in_memory(&documents, &tokenizer)?;
-    let mut learner = Learner::new(recipe, tokenizer.vocab_size(), device)?;
-    let sampler = WindowSampler::new(stream.len(), t.context, t.batch_size * t.grad_accumulation, t.seed)?;
+    let opening = Opening::Begin { cache: None };
+    let task = recipe.task.spec().open(recipe, &opening, device, &mut warn)?;
+    let mut batches = task.batches(t.batch_size * t.grad_accumulation, t.seed)?;
+    let mut learner = Learner::new(recipe, task, device)?;
     let mut curve = LrCurve::default();
     for i in 0..test.steps {
-        let batch = sampler.batch(&stream, i)?;
+        let batch = batches(i)?;
         let loss = learner.update_at(&batch, i, test.lr(i))?.loss.item()?;
         progress(test.lr(i), loss);
         if !test.record(&mut curve, loss) {

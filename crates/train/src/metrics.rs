@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON object a line, written as the run goes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,14 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::error::{Result, TrainError};
+use crate::task::Units;
 
-/// Which text a loss was measured on.
+/// Which data a loss was measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// The step's own batch, before the update.
     Train,
-    /// The fixed validation windows, after the update.
+    /// The validation data, after the update.
     Validation,
 }
 
@@ -24,17 +26,38 @@ pub enum Split {
 pub struct Metric {
     /// Updates done, this one included.
     pub step: u64,
-    /// Which text.
+    /// Which data.
     pub split: Split,
-    /// Mean cross-entropy in nats per token.
+    /// The mean loss; cross-entropy in nats per token (or image, or text).
     pub loss: f64,
     /// Learning rate of the update.
     pub lr: f64,
-    /// Tokens per second: over about the last 50 steps, or of the validation.
-    pub tokens_per_s: f64,
+    /// Tokens or examples per second: over about the last 50 steps, or of the validation.
+    #[serde(flatten)]
+    pub speed: Speed,
     /// Global gradient norm before clipping; only in lines of the training split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
+    /// What else a validation measured, each under its name: `accuracy`.
+    #[serde(flatten)]
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// How fast it went.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Speed {
+    /// Where losses are per token.
+    #[serde(rename = "tokens_per_s")]
+    Tokens(f64),
+    /// Elsewhere.
+    #[serde(rename = "examples_per_s")]
+    Examples(f64),
+}
+
+impl Speed {
+    pub(crate) fn of(units: Units, per_second: f64) -> Self {
+        if units.are_tokens() { Speed::Tokens(per_second) } else { Speed::Examples(per_second) }
+    }
 }
 
 /// The metrics file of a run: append-only, each line whole in one write, with a running checksum for the checkpoints.
@@ -144,8 +167,9 @@ mod tests {
             split: Split::Train,
             loss: 1.0 / 3.0,
             lr: 1e-3,
-            tokens_per_s: 9.5,
+            speed: Speed::Tokens(9.5),
             grad_norm: Some(0.5),
+            metrics: BTreeMap::new(),
         }
     }
 

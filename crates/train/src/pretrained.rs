@@ -7,10 +7,7 @@ use wgrad_models::Gpt2LMHead;
 use wgrad_tensor::DeviceHandle;
 
 use crate::checkpoint::Checkpoint;
-use crate::corpus::Validation;
 use crate::error::Result;
-use crate::evaluate::validation_loss;
-use crate::recipe::Precision;
 use crate::sample::{self, SampleOptions};
 
 /// A language model and its tokenizer, as a checkpoint or a Hugging Face folder holds them: `config.json`,
@@ -30,11 +27,7 @@ impl Pretrained {
     /// # Errors
     /// There is no model, or its files are damaged or of another kind.
     pub fn load(path: &Path, device: &DeviceHandle, warn: impl FnMut(String)) -> Result<Self> {
-        let folder = if path.join("config.json").is_file() && !Checkpoint::is_at(path) {
-            path.to_owned()
-        } else {
-            Checkpoint::find(path, warn)?.0.path
-        };
+        let folder = model_folder(path, warn)?;
         let tokenizer = Tokenizer::load(&folder)?;
         let model = Gpt2LMHead::from_pretrained(&folder, device)?;
         Ok(Pretrained { folder, model, tokenizer })
@@ -55,15 +48,6 @@ impl Pretrained {
         &self.tokenizer
     }
 
-    /// Mean cross-entropy on validation windows in nats per token, computed `batch` windows at a time, with logits of
-    /// `loss_chunk` tokens at a time (0 for all of the batch).
-    ///
-    /// # Errors
-    /// The windows are longer than the model's context, or the device fails.
-    pub fn evaluate(&self, validation: &Validation, batch: usize, loss_chunk: usize) -> Result<f64> {
-        validation_loss(&self.model, validation, batch, loss_chunk, Precision::F32)
-    }
-
     /// Continues `prompt`; `each` gets the text piece by piece, without the prompt and only in whole characters, and returns
     /// whether to go on.
     ///
@@ -77,4 +61,13 @@ impl Pretrained {
     ) -> Result<()> {
         sample::generate(&self.model, &self.tokenizer, prompt, options, each)
     }
+}
+
+/// The folder that `path` means: itself where it holds a model, a checkpoint (its files are compared with their checksums), or a run
+/// folder's last valid checkpoint.
+pub(crate) fn model_folder(path: &Path, warn: impl FnMut(String)) -> Result<PathBuf> {
+    if path.join("config.json").is_file() && !Checkpoint::is_at(path) {
+        return Ok(path.to_owned());
+    }
+    Ok(Checkpoint::find(path, warn)?.0.path)
 }

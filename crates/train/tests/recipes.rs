@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use wgrad_optim::OptimizerSpec;
-use wgrad_train::{Override, Recipe};
+use wgrad_train::{CausalLmRecipe, Override, Recipe, TaskRecipe};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(name)
@@ -15,6 +15,11 @@ fn text() -> String {
 
 fn set(overrides: &[&str]) -> Vec<Override> {
     overrides.iter().map(|text| text.parse().expect("key=value")).collect()
+}
+
+fn language_model(recipe: &Recipe) -> &CausalLmRecipe {
+    let TaskRecipe::CausalLm(sections) = &recipe.task else { panic!("{:?}", recipe.task) };
+    sections
 }
 
 /// The message for the tiny recipe with `from` replaced by `to`.
@@ -33,7 +38,7 @@ fn shipped_recipes_are_valid_and_survive_being_written_out() {
     for name in ["gpt-nano.toml", "gpt-tiny.toml"] {
         let recipe = Recipe::from_file(&shipped(name), &[]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(format!("{}.toml", recipe.name), name);
-        assert_eq!(recipe.train.context, recipe.model.n_positions);
+        assert_eq!(recipe.train.context, Some(language_model(&recipe).model.n_positions));
         let again = Recipe::from_toml(&recipe.to_toml().expect("TOML"), "resolved", &[]).expect("valid");
         assert_eq!(again, recipe);
     }
@@ -158,7 +163,7 @@ fn set_seed() -> Vec<Override> {
 #[test]
 fn what_saves_memory_is_off_unless_a_recipe_asks_for_it() {
     let recipe = Recipe::from_toml(&text(), "r.toml", &[]).expect("valid");
-    assert!(!recipe.train.gradient_checkpointing && recipe.train.loss_chunk == 0);
+    assert!(recipe.train.gradient_checkpointing == Some(false) && recipe.train.loss_chunk == Some(0));
     let resolved = recipe.to_toml().expect("TOML");
     assert!(
         resolved.contains("gradient_checkpointing = false") && resolved.contains("loss_chunk = 0"),
@@ -166,7 +171,7 @@ fn what_saves_memory_is_off_unless_a_recipe_asks_for_it() {
     );
     let on = ["train.gradient_checkpointing=true", "train.loss_chunk=64"];
     let recipe = Recipe::from_toml(&text(), "r.toml", &set(&on)).expect("valid");
-    assert!(recipe.train.gradient_checkpointing && recipe.train.loss_chunk == 64);
+    assert!(recipe.train.gradient_checkpointing == Some(true) && recipe.train.loss_chunk == Some(64));
     for (bad, expected) in [
         (
             "train.gradient_checkpointing=1",
@@ -184,6 +189,21 @@ fn what_saves_memory_is_off_unless_a_recipe_asks_for_it() {
         let error = complaint_about(&[bad]);
         assert!(error.contains(expected) && error.contains(&format!("--set {bad}")), "{bad}: {error}");
     }
+}
+
+#[test]
+fn a_recipe_without_a_task_is_a_language_model_s() {
+    let recipe = Recipe::from_toml(&text(), "r.toml", &[]).expect("valid");
+    assert!(recipe.to_toml().expect("TOML").contains("[task]\nkind = \"causal-lm\"\n"));
+    let named = Recipe::from_toml(&text(), "r.toml", &set(&["task.kind=causal-lm"])).expect("valid");
+    assert_eq!(named, recipe);
+    let error = complaint_about(&["task.kind=causal-ml"]);
+    let expected = "--set task.kind=causal-ml: `task.kind` cannot be `causal-ml`; did you mean `causal-lm`?";
+    assert!(error.starts_with(expected), "{error}");
+    let error = complaint("[model]", "[task]\nkind = \"poetry\"\n[model]");
+    assert!(error.starts_with("r.toml:") && error.contains("(valid here: causal-lm"), "{error}");
+    let error = complaint_about(&["task.knd=causal-lm"]);
+    assert!(error.contains("unknown key `task.knd`; did you mean `kind`?"), "{error}");
 }
 
 #[test]
@@ -210,7 +230,8 @@ fn overrides_reach_every_section_and_pass_the_same_checks() {
     .expect("valid");
     assert_eq!((recipe.train.steps, recipe.schedule.warmup_steps, recipe.name.as_str()), (7, 3, "mine"));
     let OptimizerSpec::AdamW(config) = recipe.optimizer.spec else { panic!("{:?}", recipe.optimizer) };
-    assert_eq!((config.betas, recipe.data.root), ((0.5, 0.6), Some("a b".into())));
+    let root = language_model(&recipe).data.root.clone();
+    assert_eq!((config.betas, root), ((0.5, 0.6), Some("a b".into())));
 
     // Another choice leaves the constants of the first behind.
     let chosen = set(&["optimizer.momentum=0.9", "optimizer.name=sgd", "schedule.name=wsd"]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wgrad_cpu::CpuDevice;
 use wgrad_tensor::DeviceHandle;
-use wgrad_train::{Interrupt, Metric, Outcome, Override, Recipe, RunOptions, Split, resume, train};
+use wgrad_train::{Interrupt, Metric, Outcome, Override, Recipe, RunOptions, Speed, Split, resume, train};
 
 fn options() -> RunOptions {
     let device: DeviceHandle = Arc::new(CpuDevice::new());
@@ -32,7 +32,7 @@ fn recipe(extra: &[&str]) -> Recipe {
 
 fn curve(out: &Path) -> Vec<Metric> {
     let text = fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
-    let line = |line| Metric { tokens_per_s: 0.0, ..serde_json::from_str(line).expect("a metric") };
+    let line = |line| Metric { speed: Speed::Tokens(0.0), ..serde_json::from_str(line).expect("a metric") };
     text.lines().map(line).collect()
 }
 

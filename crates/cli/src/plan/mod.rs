@@ -44,11 +44,12 @@ pub(crate) fn run(args: PlanArgs) -> Result<ExitCode, Failure> {
             };
         }
     };
-    let largest = planner.largest_batch(&plan, SEARCH, |windows| {
-        waiting.say(format!("looking for the largest batch: {windows} windows"));
+    let example = plan.units.example;
+    let largest = planner.largest_batch(&plan, SEARCH, |count| {
+        waiting.say(format!("looking for the largest batch: {count} {example}s"));
     })?;
-    let alternatives = planner.alternatives(Some(&plan), SEARCH_EACH, |savings, windows| {
-        waiting.say(format!("looking for the largest batch with {savings}: {windows} windows"));
+    let alternatives = planner.alternatives(Some(&plan), SEARCH_EACH, |savings, count| {
+        waiting.say(format!("looking for the largest batch with {savings}: {count} {example}s"));
     })?;
     drop(waiting);
     if args.json {
@@ -108,7 +109,8 @@ fn advice(plan: &StepPlan, largest: &LargestBatch, alternatives: &[Alternative])
         let model = human_bytes(model);
         return format!("weights, gradients and optimizer state alone take {model}; choose a smaller model");
     }
-    "not even a batch of one window fits; choose a shorter context or a smaller model".to_owned()
+    let shorter = if plan.units.are_tokens() { "a shorter context or " } else { "" };
+    format!("not even a batch of one {} fits; choose {shorter}a smaller model", plan.units.example)
 }
 
 /// `--set train.loss_chunk=512 --set ...`
@@ -138,7 +140,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use wgrad::train::{MemoryPlan, Savings};
+    use wgrad::train::{MemoryPlan, Savings, Units};
 
     use super::*;
 
@@ -164,10 +166,12 @@ mod tests {
             device: "cpu".into(),
             parameters: 0,
             batch_size: 8,
-            context: 32,
+            context: Some(32),
             grad_accumulation: 1,
             savings: Savings::default(),
-            tokens_per_step: 256,
+            examples_per_step: 8,
+            tokens_per_step: Some(256),
+            units: Units { example: "window", unit: "token", per_example: 32, data: "text" },
             memory,
             pool_bytes: 0,
             available_bytes: Some(available),

@@ -19,14 +19,18 @@ pub(super) fn text(
         1 => String::new(),
         n => format!(", {n} passes"),
     };
+    let (units, example) = (&plan.units, plan.units.example);
     line(
-        "tokens a step",
-        format!(
-            "{} (batch of {} windows of {} tokens{passes})",
-            count(plan.tokens_per_step as u64),
-            plan.batch_size,
-            plan.context
-        ),
+        &format!("{}s a step", units.unit),
+        match units.per_example {
+            1 => format!("{} (batch of {}{passes})", count(plan.examples_per_step as u64), plan.batch_size),
+            n => format!(
+                "{} (batch of {} {example}s of {n} {}s{passes})",
+                count((plan.examples_per_step * n) as u64),
+                plan.batch_size,
+                units.unit
+            ),
+        },
     );
     let available = match plan.available_bytes {
         Some(bytes) => format!("of {} available", human_bytes(bytes)),

@@ -1,5 +1,6 @@
 //! Where a run stands, apart from its tensors.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -23,7 +24,7 @@ pub struct TrainState {
     pub step: u64,
     /// The seed of data, masks and initial weights.
     pub seed: u64,
-    /// Tokens in the training text and the CRC-32 of their ids: resuming on another text would not continue this run.
+    /// Tokens in the training text (images, examples) and their CRC-32: resuming on other data would not continue this run.
     pub train_tokens: u64,
     /// See `train_tokens`.
     pub train_crc32: u32,
@@ -40,6 +41,9 @@ pub struct TrainState {
     pub best_loss: Option<f64>,
     /// The latest validation loss.
     pub last_loss: Option<f64>,
+    /// What else the latest validation measured, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub last_metrics: BTreeMap<String, f64>,
 }
 
 impl TrainState {
@@ -86,5 +90,6 @@ pub(super) fn test_state(step: u64) -> TrainState {
         sample_due: false,
         best_loss: Some(1.5),
         last_loss: None,
+        last_metrics: BTreeMap::new(),
     }
 }

@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 use wgrad_ir::{BufferRef, Program};
-use wgrad_nn::Module;
 use wgrad_runtime::{Device, PlannedRun};
-use wgrad_tensor::DType;
 
 use super::{Planner, tensor_bytes};
+use crate::task::batch::Column;
 
 /// Bytes that a step holds at its fullest moment, by what they are for; `peak` is their sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -19,7 +18,7 @@ pub struct MemoryPlan {
     pub gradients: u64,
     /// The rest of the program's scratch: what the backward pass needs of the forward pass, and what kernels hand to each other.
     pub activations: u64,
-    /// Ids of one forward pass.
+    /// Examples of one forward pass.
     pub batch: u64,
     /// Results that are not updated in place: the loss, the gradient norm, copies.
     pub results: u64,
@@ -34,19 +33,20 @@ impl Planner {
         peak: u64,
         resident: u64,
         fullest: Option<&PlannedRun>,
-        tokens: usize,
+        examples: usize,
     ) -> MemoryPlan {
         let device = &*self.device;
         let allocated = |bytes: u64| device.allocation_bytes(bytes);
         // Weights and states lie in common buffers, of which each has its share.
-        let named = self.learner.model().named_parameters();
+        let named = self.learner.task().module().named_tensors();
         let weights: u64 = named.iter().map(|(_, param)| tensor_bytes(device, &param.tensor())).sum();
         let states: u64 = self.learner.optimizer_tensors().iter().map(|t| tensor_bytes(device, t)).sum();
         let share = u128::from(resident) * u128::from(weights) / u128::from((weights + states).max(1));
         let parameters = share as u64;
         let optimizer_state = resident - parameters;
-        let ids = (tokens * device.caps().storage_bytes(DType::I32)) as u64;
-        let batch = 2 * allocated(ids);
+        let columns = self.learner.task().columns();
+        let bytes = |c: &Column| (examples * c.elements() * device.caps().storage_bytes(c.dtype)) as u64;
+        let batch = columns.iter().map(|column| allocated(bytes(column))).sum();
         let scratch = fullest.map_or(0, |run| run.scratch_bytes);
         let inside = fullest.map_or(0, |run| gradients_in_scratch(&run.program)).min(scratch);
         let rest = peak.saturating_sub(parameters + optimizer_state + batch + scratch);

@@ -8,13 +8,10 @@ mod memory;
 mod savings;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
-use wgrad_data::{Batch, Tokenizer, TokenizerSpec};
 use wgrad_ir::{BufferRef, Program};
-use wgrad_nn::Module;
 use wgrad_runtime::{
     Device, DeviceHandle, DeviceInfo, DeviceKind, PlannedRun, PlanningDevice, available_memory,
 };
@@ -22,6 +19,8 @@ use wgrad_runtime::{
 use crate::error::Result;
 use crate::learner::Learner;
 use crate::recipe::Recipe;
+use crate::task::batch::HostBatch;
+use crate::task::{Opening, Units};
 use crate::trainer::check_batch;
 
 pub use self::batch::LargestBatch;
@@ -35,17 +34,24 @@ pub struct StepPlan {
     pub device: String,
     /// Trainable numbers.
     pub parameters: usize,
-    /// Windows per forward pass.
+    /// Examples per forward pass.
     pub batch_size: usize,
-    /// Tokens per window.
-    pub context: usize,
+    /// Of language models: tokens per window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<usize>,
     /// Forward passes per step.
     pub grad_accumulation: usize,
     /// The settings that save memory.
     #[serde(flatten)]
     pub savings: Savings,
-    /// Tokens that a step trains on.
-    pub tokens_per_step: usize,
+    /// Examples that a step trains on.
+    pub examples_per_step: usize,
+    /// Where losses are per token: tokens that a step trains on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_step: Option<usize>,
+    /// What examples are.
+    #[serde(skip)]
+    pub units: Units,
     /// What is held at the fullest moment of a step.
     pub memory: MemoryPlan,
     /// Bytes that the device has taken from the system by then: some that earlier steps used are kept for later ones, and given
@@ -89,14 +95,13 @@ pub struct Planner {
     learner: Learner,
     recipe: Recipe,
     savings: Savings,
-    vocab_size: usize,
     available: Option<u64>,
 }
 
 impl Planner {
     /// A planner for a device that is there.
     ///
-    /// The text need not be: a vocabulary that is trained on it is taken to become as large as the recipe allows.
+    /// The data need not be: a vocabulary that is trained on it is taken to become as large as the recipe allows.
     ///
     /// # Errors
     /// The recipe's tokenizer cannot be read, or its model cannot be made.
@@ -107,12 +112,15 @@ impl Planner {
     pub(crate) fn on(recipe: &Recipe, device: PlanningDevice) -> Result<Self> {
         let device = Arc::new(device);
         let handle: DeviceHandle = device.clone();
-        let vocab_size = vocabulary(recipe)?;
-        let learner = Learner::blank(recipe, vocab_size, &handle)?;
+        let task = recipe.task.spec().open(recipe, &Opening::Plan, &handle, &mut |_| {})?;
+        let learner = Learner::new(recipe, task, &handle)?;
         let available = available(device.info());
         let t = &recipe.train;
-        let savings = Savings { gradient_checkpointing: t.gradient_checkpointing, loss_chunk: t.loss_chunk };
-        Ok(Planner { device, learner, recipe: recipe.clone(), savings, vocab_size, available })
+        let savings = Savings {
+            gradient_checkpointing: t.gradient_checkpointing.unwrap_or_default(),
+            loss_chunk: t.loss_chunk.unwrap_or_default(),
+        };
+        Ok(Planner { device, learner, recipe: recipe.clone(), savings, available })
     }
 
     /// Plans with so much memory, instead of what is there now.
@@ -133,17 +141,16 @@ impl Planner {
         self.plan_batch(self.recipe.train.batch_size)
     }
 
-    /// Plans a step with so many windows per forward pass.
+    /// Plans a step with so many examples per forward pass.
     ///
     /// # Errors
     /// A tensor exceeds a limit of the device; the message names it.
-    pub fn plan_batch(&mut self, windows: usize) -> Result<StepPlan> {
-        let t = &self.recipe.train;
-        let (context, passes) = (t.context, t.grad_accumulation);
-        check_batch(windows.saturating_mul(passes), context)?;
-        let tokens = windows * passes * context;
-        let batch =
-            Batch { inputs: vec![0; tokens], targets: vec![0; tokens], batch: windows * passes, context };
+    pub fn plan_batch(&mut self, examples: usize) -> Result<StepPlan> {
+        let passes = self.recipe.train.grad_accumulation;
+        let (units, columns) = (self.learner.task().units(), self.learner.task().columns());
+        let all = examples.saturating_mul(passes);
+        check_batch(all, &columns, units)?;
+        let batch = HostBatch::zeros(&columns, all);
         // The first step also makes the optimizer's state; the second one is as all others.
         drop(self.learner.update(&batch, 0)?);
         let first = self.device.take_runs();
@@ -164,13 +171,15 @@ impl Planner {
         let fullest = first.iter().chain(&runs).max_by_key(|run| run.live_bytes);
         Ok(StepPlan {
             device: self.device.info().id.clone(),
-            parameters: self.learner.model().num_parameters(),
-            batch_size: windows,
-            context,
+            parameters: self.learner.task().module().num_parameters(),
+            batch_size: examples,
+            context: units.are_tokens().then_some(units.per_example),
             grad_accumulation: passes,
             savings: self.savings,
-            tokens_per_step: tokens,
-            memory: self.memory(peak, resident, fullest, windows * context),
+            examples_per_step: all,
+            tokens_per_step: units.are_tokens().then_some(all * units.per_example),
+            units,
+            memory: self.memory(peak, resident, fullest, examples),
             pool_bytes,
             available_bytes: self.available,
             dispatches: kernels.values().sum(),
@@ -184,7 +193,7 @@ impl Planner {
 
     fn largest_tensor(&self, runs: &[PlannedRun]) -> LargestTensor {
         let mut largest = LargestTensor::default();
-        for (name, param) in self.learner.model().named_parameters() {
+        for (name, param) in self.learner.task().module().named_parameters() {
             let bytes = tensor_bytes(&*self.device, &param.tensor());
             if bytes > largest.bytes {
                 largest = LargestTensor { name: format!("`{name}`"), bytes };
@@ -206,16 +215,6 @@ impl Planner {
 /// Bytes of a tensor's elements on a device.
 fn tensor_bytes(device: &dyn Device, tensor: &wgrad_tensor::Tensor) -> u64 {
     (tensor.shape().elements() * device.caps().storage_bytes(tensor.dtype())) as u64
-}
-
-/// Token ids that the model needs, without the training text.
-fn vocabulary(recipe: &Recipe) -> Result<usize> {
-    let root = recipe.data.root.as_deref().unwrap_or(Path::new(""));
-    Ok(match &recipe.data.tokenizer {
-        TokenizerSpec::Bytes => Tokenizer::Bytes.vocab_size(),
-        TokenizerSpec::Bpe(options) => options.vocab_size,
-        TokenizerSpec::File { path } => Tokenizer::load(&root.join(path))?.vocab_size(),
-    })
 }
 
 /// What a run may take: a twentieth of the memory stays free, as runtimes leave it. Drivers of real GPUs do not tell.

@@ -8,9 +8,6 @@ use serde::Serialize;
 use super::{LargestBatch, Planner, StepPlan};
 use crate::error::Result;
 
-/// Fewer tokens than this make products too flat to be fast.
-const SMALLEST_CHUNK: usize = 128;
-
 /// The settings of `[train]` that trade work or kernels for memory: a step's result is the same to rounding with any of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Savings {
@@ -70,7 +67,7 @@ impl Planner {
     /// Plans with other settings from now on.
     pub fn set_savings(&mut self, savings: Savings) {
         self.savings = savings;
-        self.learner.set_savings(savings.gradient_checkpointing, savings.loss_chunk);
+        self.learner.task_mut().set_savings(savings);
     }
 
     /// Plans the recipe's batch with every other combination of these settings, and looks for the largest batch of each for about
@@ -121,41 +118,24 @@ impl Planner {
 
     /// All but the present one.
     fn combinations(&self) -> Vec<Savings> {
+        let offers = self.learner.task().offers(self.recipe.train.batch_size);
         let chunk = match self.savings.loss_chunk {
-            0 => {
-                let t = &self.recipe.train;
-                suggested_chunk(t.batch_size * t.context, self.recipe.model.n_embd, self.vocab_size)
-            }
+            0 => offers.loss_chunk,
             chunk => Some(chunk),
         };
+        let checkpointing = [Some(false), offers.gradient_checkpointing.then_some(true)];
         let chunks = [Some(0), chunk].into_iter().flatten();
         let all = chunks.flat_map(|loss_chunk| {
-            [false, true].map(|gradient_checkpointing| Savings { gradient_checkpointing, loss_chunk })
+            let with = move |gradient_checkpointing| Savings { gradient_checkpointing, loss_chunk };
+            checkpointing.into_iter().flatten().map(with)
         });
         all.filter(|savings| *savings != self.savings).collect()
     }
 }
 
-/// A chunk whose logits take about as much memory as the gradient of the output layer, which two chunks hand to each other; nothing
-/// where that is all tokens, or the vocabulary so small that logits do not matter.
-fn suggested_chunk(tokens: usize, width: usize, vocab_size: usize) -> Option<usize> {
-    let chunk = width.next_power_of_two().max(SMALLEST_CHUNK);
-    (chunk < tokens && vocab_size > (4 * width).max(1024)).then_some(chunk)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_chunk_of_logits_is_about_as_large_as_the_gradient_of_the_output_layer() {
-        assert_eq!(suggested_chunk(8192, 768, 50_257), Some(1024));
-        assert_eq!(suggested_chunk(8192, 32, 4096), Some(128));
-        // Few tokens, or a vocabulary that is not much wider than the model.
-        assert_eq!(suggested_chunk(128, 32, 50_257), None);
-        assert_eq!(suggested_chunk(1024, 128, 512), None);
-        assert_eq!(suggested_chunk(1024, 32, 256), None);
-    }
 
     #[test]
     fn changes_are_what_the_command_takes() {

@@ -35,14 +35,21 @@ impl Progress {
         Progress { bar, steps, last_line: Instant::now(), rate: Rate::default() }
     }
 
-    /// A step of `tokens` tokens is done, `seconds` after the one before; returns tokens per second over the last steps. (A loss
-    /// is read one step late, so that the seconds of a single step would say little.)
-    pub(crate) fn step(&mut self, step: u64, loss: f64, lr: f64, tokens: u64, seconds: f64) -> f64 {
-        self.rate.add(tokens as f64, seconds);
+    /// A step of so many tokens (or images, ..) is done, `seconds` after the one before; returns how many per second over the last steps.
+    /// (A loss is read one step late, so that the seconds of a single step would say little.)
+    pub(crate) fn step(
+        &mut self,
+        step: u64,
+        loss: f64,
+        lr: f64,
+        (count, unit): (u64, &str),
+        seconds: f64,
+    ) -> f64 {
+        self.rate.add(count as f64, seconds);
         let left = self.steps.saturating_sub(step) as f64 * self.rate.seconds_per_step();
         let message = format!(
-            "loss {loss:.4}  lr {lr:.2e}  {} tokens/s  {} left",
-            thousands(self.rate.tokens_per_s()),
+            "loss {loss:.4}  lr {lr:.2e}  {} {unit}s/s  {} left",
+            thousands(self.rate.per_second()),
             duration(left)
         );
         match &self.bar {
@@ -56,7 +63,7 @@ impl Progress {
             }
             None => {}
         }
-        self.rate.tokens_per_s()
+        self.rate.per_second()
     }
 
     /// Shows that something is being waited for, once it takes long, until the result is dropped.
@@ -98,21 +105,21 @@ impl Progress {
 /// Speed over about the last 50 steps. Pauses for validation and checkpoints are not in it.
 #[derive(Debug, Default)]
 struct Rate {
-    tokens: f64,
+    count: f64,
     seconds: f64,
     steps: f64,
 }
 
 impl Rate {
-    fn add(&mut self, tokens: f64, seconds: f64) {
+    fn add(&mut self, count: f64, seconds: f64) {
         const KEEP: f64 = 0.98;
-        self.tokens = self.tokens * KEEP + tokens;
+        self.count = self.count * KEEP + count;
         self.seconds = self.seconds * KEEP + seconds;
         self.steps = self.steps * KEEP + 1.0;
     }
 
-    fn tokens_per_s(&self) -> f64 {
-        self.tokens / self.seconds.max(1e-9)
+    fn per_second(&self) -> f64 {
+        self.count / self.seconds.max(1e-9)
     }
 
     fn seconds_per_step(&self) -> f64 {
@@ -162,8 +169,6 @@ mod tests {
         for _ in 0..300 {
             rate.add(1024.0, 0.05);
         }
-        assert!(
-            (rate.tokens_per_s() - 20_480.0).abs() < 1.0 && (rate.seconds_per_step() - 0.05).abs() < 1e-9
-        );
+        assert!((rate.per_second() - 20_480.0).abs() < 1.0 && (rate.seconds_per_step() - 0.05).abs() < 1e-9);
     }
 }

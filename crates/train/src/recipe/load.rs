@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
 use super::Recipe;
+use crate::task::TaskKind;
 
 /// What is wrong with a recipe.
 #[derive(Debug, thiserror::Error)]
@@ -150,9 +151,10 @@ impl Recipe {
         if recipe.name.is_empty() {
             recipe.name = path.file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned());
         }
-        // A run folder's recipe must find the text from anywhere.
-        let folder = path.parent().unwrap_or(Path::new("")).join(recipe.data.root.take().unwrap_or_default());
-        recipe.data.root = Some(std::path::absolute(folder).map_err(read)?);
+        // A run folder's recipe must find the data from anywhere.
+        let root = recipe.task.spec_mut().root();
+        let folder = path.parent().unwrap_or(Path::new("")).join(root.take().unwrap_or_default());
+        *root = Some(std::path::absolute(folder).map_err(read)?);
         recipe.validate().map_err(|error| located(error, &path.display().to_string(), &text))?;
         Ok(recipe)
     }
@@ -172,29 +174,71 @@ impl Recipe {
     /// # Errors
     /// A value that TOML cannot hold, such as a seed above 2^63 - 1.
     pub fn to_toml(&self) -> Result<String, RecipeError> {
-        toml::to_string(self).map_err(|error| RecipeError::Malformed {
+        self.task.to_toml(self).map_err(|error| RecipeError::Malformed {
             place: "the resolved recipe".into(),
             message: error.to_string(),
         })
     }
 
     fn parse(text: &str, origin: &str, overrides: &[Override]) -> Result<Self, RecipeError> {
-        let syntax = |error: toml::de::Error| malformed(place(origin, text, error.span()), error.message());
-        if overrides.is_empty() {
-            let deserializer = toml::Deserializer::parse(text).map_err(syntax)?;
-            return serde_path_to_error::deserialize(deserializer).map_err(|error| {
-                let path = error.path().to_string();
-                let error = error.into_inner();
-                located(explain(place(origin, text, error.span()), &path, error.message()), origin, text)
-            });
+        let source = Source::new(text, origin, overrides)?;
+        source.read::<KindOnly>()?.task.kind.read(&source)
+    }
+}
+
+/// What decides which sections a recipe has.
+#[derive(Deserialize)]
+struct KindOnly {
+    #[serde(default)]
+    task: AnyTask,
+}
+
+#[derive(Default, Deserialize)]
+struct AnyTask {
+    #[serde(default)]
+    kind: TaskKind,
+}
+
+/// A recipe's text with overrides, to be read as one type or another.
+pub(crate) struct Source<'a> {
+    text: &'a str,
+    origin: &'a str,
+    overrides: &'a [Override],
+    /// The text with overrides applied, if there are any.
+    changed: Option<Table>,
+}
+
+impl<'a> Source<'a> {
+    fn new(text: &'a str, origin: &'a str, overrides: &'a [Override]) -> Result<Self, RecipeError> {
+        let mut source = Source { text, origin, overrides, changed: None };
+        if !overrides.is_empty() {
+            let mut table: Table = toml::from_str(text).map_err(|error| source.syntax(error))?;
+            let (choices, others): (Vec<&Override>, Vec<&Override>) =
+                overrides.iter().partition(|o| o.is_choice());
+            for one in choices.into_iter().chain(others) {
+                one.apply(&mut table)?;
+            }
+            source.changed = Some(table);
         }
-        let mut table: Table = toml::from_str(text).map_err(syntax)?;
-        let (choices, others): (Vec<&Override>, Vec<&Override>) =
-            overrides.iter().partition(|o| o.is_choice());
-        for one in choices.into_iter().chain(others) {
-            one.apply(&mut table)?;
+        Ok(source)
+    }
+
+    /// The text as a `T`; what is wrong is told with its place.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, RecipeError> {
+        if let Some(table) = &self.changed {
+            return read_table(Value::Table(table.clone()), self.origin, self.overrides);
         }
-        read_table(Value::Table(table), origin, overrides)
+        let deserializer = toml::Deserializer::parse(self.text).map_err(|error| self.syntax(error))?;
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            let path = error.path().to_string();
+            let error = error.into_inner();
+            let place = place(self.origin, self.text, error.span());
+            located(explain(place, &path, error.message()), self.origin, self.text)
+        })
+    }
+
+    fn syntax(&self, error: toml::de::Error) -> RecipeError {
+        malformed(place(self.origin, self.text, error.span()), error.message())
     }
 }
 

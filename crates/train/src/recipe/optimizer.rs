@@ -79,7 +79,7 @@ impl OptimizerRecipe {
     /// The optimizer of a model's parameters.
     pub(crate) fn build(
         &self,
-        model: &impl Module,
+        model: &dyn Module,
         clipping: Option<Clipping>,
     ) -> Result<Box<dyn Optimizer>, OptimError> {
         let groups = match self.decay {

@@ -66,7 +66,7 @@ impl Recipe {
             steps,
             total: self.train.steps,
             warmup: s.warmup_steps,
-            width: self.model.n_embd,
+            width: self.task.spec().width(),
         };
         let warmed = |schedule: Schedule| match s.warmup_steps {
             0 => schedule,
@@ -136,7 +136,8 @@ struct Run {
     steps: u64,
     total: u64,
     warmup: u64,
-    width: usize,
+    /// The model's, if it has one.
+    width: Option<usize>,
 }
 
 impl Run {
@@ -158,7 +159,9 @@ impl Run {
             }
             "noam" => {
                 give("factor", lr);
-                give("d_model", json!(self.width));
+                if let Some(width) = self.width {
+                    give("d_model", json!(width));
+                }
                 give("warmup", json!(self.warmup.max(1)));
             }
             "sequential" | "product" => {

@@ -2,30 +2,24 @@
 
 use wgrad_optim::OptimizerSpec;
 
-use super::{ModelRecipe, Precision, Recipe, RecipeError};
+use super::{Precision, Recipe, RecipeError, SampleRecipe, TrainRecipe};
+use crate::task::TaskKind;
 
 impl Recipe {
-    /// Checks every value, and fills in `train.context` from the model.
+    /// Checks every value, and fills in what follows from others.
     ///
     /// # Errors
     /// [`RecipeError::Value`] names the first key whose value is out of range, and what it may be.
     pub fn validate(&mut self) -> Result<(), RecipeError> {
-        self.model.validate()?;
+        self.task.spec_mut().validate(&mut self.train, &mut self.sample)?;
         self.optimizer.validate(self.train.clipping().is_some())?;
-        let t = &mut self.train;
-        if t.context == 0 {
-            t.context = self.model.n_positions;
-        }
-        check("train.context", t.context <= self.model.n_positions, t.context, || {
-            format!("at most model.n_positions, {}", self.model.n_positions)
-        })?;
+        let t = &self.train;
         positive("train.batch_size", t.batch_size)?;
         positive("train.grad_accumulation", t.grad_accumulation)?;
         let scales = !matches!(self.optimizer.spec, OptimizerSpec::Lbfgs(_));
         check("train.precision", scales || t.precision != Precision::F16, "f16", || {
             "f32 or bf16 with lbfgs, which cannot scale the loss".into()
         })?;
-        positive("train.validation_windows", t.validation_windows)?;
         positive("train.keep_checkpoints", t.keep_checkpoints)?;
         // The random streams count steps in 32 bits.
         for (key, steps) in [
@@ -48,56 +42,55 @@ impl Recipe {
         }
         self.validate_schedule()?;
         self.validate_average()?;
-        let s = &self.sample;
-        check(
-            "sample.temperature",
-            s.temperature >= 0.0 && s.temperature.is_finite(),
-            s.temperature,
-            || "0 or more".into(),
-        )?;
-        // A sample is written between two steps: nothing else happens meanwhile.
-        check("sample.length", (1..=100_000).contains(&s.length), s.length, || "in 1..=100000".into())?;
-        check("sample.prompts", s.prompts.iter().all(|p| !p.is_empty()), "an empty one", || {
-            "texts of at least one character".into()
-        })?;
-        if let Some(k) = s.top_k {
-            positive("sample.top_k", k)?;
+        if let Some(sample) = &self.sample {
+            sample.validate()?;
         }
         let name_ok = !self.name.contains(['/', '\\']) && !self.name.starts_with('.');
         check("name", name_ok, &self.name, || "a file name without `/` that does not begin with a dot".into())
     }
 }
 
-impl ModelRecipe {
+impl SampleRecipe {
     fn validate(&self) -> Result<(), RecipeError> {
-        positive("model.n_layer", self.n_layer)?;
-        positive("model.n_head", self.n_head)?;
-        positive("model.n_embd", self.n_embd)?;
-        positive("model.n_positions", self.n_positions)?;
-        positive("model.n_inner", self.n_inner.unwrap_or(1))?;
-        check("model.n_head", self.n_embd.is_multiple_of(self.n_head), self.n_head, || {
-            format!("a divisor of model.n_embd, {}", self.n_embd)
+        let warmth = self.temperature;
+        check("sample.temperature", warmth >= 0.0 && warmth.is_finite(), warmth, || "0 or more".into())?;
+        // A sample is written between two steps: nothing else happens meanwhile.
+        check("sample.length", (1..=100_000).contains(&self.length), self.length, || "in 1..=100000".into())?;
+        check("sample.prompts", self.prompts.iter().all(|p| !p.is_empty()), "an empty one", || {
+            "texts of at least one character".into()
         })?;
-        for (key, p) in [
-            ("model.resid_pdrop", self.resid_pdrop),
-            ("model.embd_pdrop", self.embd_pdrop),
-            ("model.attn_pdrop", self.attn_pdrop),
-        ] {
-            check(key, (0.0..1.0).contains(&p), p, || "in 0..1".into())?;
-        }
-        let epsilon = self.layer_norm_epsilon;
-        check("model.layer_norm_epsilon", epsilon > 0.0, epsilon, || "above 0".into())?;
-        let range = self.initializer_range;
-        check("model.initializer_range", range >= 0.0 && range.is_finite(), range, || "0 or more".into())
+        positive("sample.top_k", self.top_k.unwrap_or(1))
     }
 }
 
-fn positive(key: &'static str, found: usize) -> Result<(), RecipeError> {
+impl TrainRecipe {
+    /// Refuses those of the keys that not every task has, except the ones named here, which `task` has.
+    ///
+    /// # Errors
+    /// [`RecipeError::Value`] names the key.
+    pub(crate) fn allow(&self, task: TaskKind, keys: &[&str]) -> Result<(), RecipeError> {
+        let some_have = [
+            ("train.context", self.context.is_some()),
+            ("train.gradient_checkpointing", self.gradient_checkpointing.is_some()),
+            ("train.loss_chunk", self.loss_chunk.is_some()),
+            ("train.validation_windows", self.validation_windows.is_some()),
+        ];
+        for (key, given) in some_have {
+            let allowed = keys.iter().any(|k| key.strip_prefix("train.") == Some(k));
+            check(key, !given || allowed, "a value", || {
+                format!("absent: tasks of the kind {} do not have it", task.name())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn positive(key: &'static str, found: usize) -> Result<(), RecipeError> {
     check(key, found > 0, found, || "1 or more".into())
 }
 
 /// NaN fails every comparison and is thereby refused.
-fn check(
+pub(crate) fn check(
     key: &'static str,
     good: bool,
     found: impl std::fmt::Display,

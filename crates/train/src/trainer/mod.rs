@@ -6,24 +6,24 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::Instant;
 
-use wgrad_data::{PREFETCH_DEPTH, Prefetcher, WindowSampler};
-use wgrad_nn::Module;
+use wgrad_data::{PREFETCH_DEPTH, Prefetcher};
 use wgrad_runtime::check_available;
 use wgrad_tensor::{PendingValue, TensorError};
 
 use crate::checkpoint::{CheckpointStore, TrainState};
-use crate::corpus::Corpus;
 use crate::curve::draw_loss_curve;
 use crate::error::{Result, TrainError};
-use crate::evaluate::validation_loss;
 use crate::learner::Learner;
-use crate::metrics::{Metric, MetricsFile, Split};
+use crate::metrics::{Metric, MetricsFile, Speed, Split};
 use crate::profile::Profile;
 use crate::progress::{Progress, Waiting};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, SampleRecipe};
 use crate::run_folder::RunFolder;
-use crate::sample::{SampleOptions, generate};
+use crate::sample::SampleOptions;
+use crate::task::Units;
+use crate::task::batch::Column;
 
+pub(crate) use self::start::warn;
 pub use self::start::{Outcome, ProfileOptions, RunOptions, resume, train};
 
 /// The text that a finished run shows: bytes and temperature.
@@ -32,13 +32,15 @@ const FINAL_SAMPLE: (usize, f64) = (500, 0.8);
 /// Steps that are not measured: drivers compile shaders at the first, and pools fill.
 const WARM_UP: u64 = 5;
 
+/// What a validation found beside the loss, by name.
+type Metrics = std::collections::BTreeMap<String, f64>;
+
 /// A run that is ready to go on; `start` makes it.
 struct Trainer {
     recipe: Recipe,
     folder: RunFolder,
     store: CheckpointStore,
     options: RunOptions,
-    corpus: Corpus,
     train_id: (u64, u32),
     learner: Learner,
     metrics: MetricsFile,
@@ -56,7 +58,8 @@ struct Trainer {
     /// Whether the sample of the newest step was given up for a request to stop.
     sample_due: bool,
     best_loss: Option<f64>,
-    last_loss: Option<f64>,
+    /// The latest validation: the loss, and what else was measured.
+    last: Option<(f64, Metrics)>,
     /// Measured steps, and how many are still to come.
     profile: Option<(Profile, u64)>,
 }
@@ -79,19 +82,18 @@ impl Trainer {
     }
 
     fn run_steps(&mut self) -> Result<Outcome> {
-        let (t, sample_every) = (self.recipe.train.clone(), self.recipe.sample.every);
-        let text = &self.corpus.train;
+        let t = self.recipe.train.clone();
+        let sample_every = self.recipe.sample.as_ref().map_or(0, |sample| sample.every);
+        let task = self.learner.task();
         self.progress.note(&format!(
-            "{} parameters, {} training tokens, {} validation tokens, run folder {}",
-            self.learner.model().num_parameters(),
-            text.len(),
-            self.corpus.validation.stream.len(),
+            "{} parameters, {}, run folder {}",
+            task.module().num_parameters(),
+            task.describe(),
             self.folder.path().display()
         ));
-        let windows = t.batch_size.saturating_mul(t.grad_accumulation);
-        check_batch(windows, t.context)?;
-        let sampler = WindowSampler::new(text.len(), t.context, windows, t.seed)?;
-        let mut batches = Prefetcher::new(text.clone(), sampler, self.step)?;
+        let examples = t.batch_size.saturating_mul(t.grad_accumulation);
+        check_batch(examples, &task.columns(), task.units())?;
+        let mut batches = Prefetcher::with(self.step, task.batches(examples, t.seed)?)?;
         if self.sample_due {
             self.sample_due = !self.sample()?;
         }
@@ -147,12 +149,13 @@ impl Trainer {
         }
         self.show_profile()?;
         self.progress.finish();
-        let validation_loss = match self.last_loss {
-            Some(loss) => loss,
-            None => self.validate()?,
-        };
+        if self.last.is_none() {
+            self.validate()?;
+        }
         self.final_sample()?;
-        Ok(Outcome::Finished { validation_loss, folder: self.folder.path().to_owned() })
+        let (validation_loss, metrics) = self.last.take().unwrap_or_default();
+        let (metrics, folder) = (metrics.into_iter().collect(), self.folder.path().to_owned());
+        Ok(Outcome::Finished { validation_loss, metrics, folder })
     }
 
     /// Prints the table of the measured steps and writes their trace; once.
@@ -185,11 +188,11 @@ impl Trainer {
         if !loss.is_finite() || !grad_norm.is_finite() {
             return Err(self.not_finite(step, loss, grad_norm));
         }
-        let t = &self.recipe.train;
-        let tokens = (t.batch_size * t.grad_accumulation * t.context) as u64;
-        let tokens_per_s = self.progress.step(step, loss, lr, tokens, seconds);
-        let grad_norm = Some(grad_norm);
-        self.metrics.write(Metric { step, split: Split::Train, loss, lr, tokens_per_s, grad_norm })
+        let (t, units) = (&self.recipe.train, self.learner.task().units());
+        let counted = (t.batch_size * t.grad_accumulation * units.per_example) as u64;
+        let speed = Speed::of(units, self.progress.step(step, loss, lr, (counted, units.unit), seconds));
+        let (split, grad_norm) = (Split::Train, Some(grad_norm));
+        self.metrics.write(Metric { step, split, loss, lr, speed, grad_norm, metrics: Metrics::new() })
     }
 
     /// Says which tensor went wrong first; the newest checkpoint is older than that, since one is saved only after all losses
@@ -211,27 +214,29 @@ impl Trainer {
         TrainError::NotFinite { step, loss, grad_norm, culprit, way_out }
     }
 
-    fn validate(&mut self) -> Result<f64> {
+    fn validate(&mut self) -> Result<()> {
         let begun = Instant::now();
         let waiting = self.progress.waiting("validating");
-        let validation = &self.corpus.validation;
-        let train = &self.recipe.train;
-        let (windows, chunk, precision) = (train.batch_size, train.loss_chunk, train.precision);
-        let loss =
-            self.learner.averaged(|model| validation_loss(model, validation, windows, chunk, precision))?;
+        let (examples, precision) = (self.recipe.train.batch_size, self.recipe.train.precision);
+        let measured = self.learner.averaged(|task| task.evaluate(examples, precision))?;
         drop(waiting);
-        let tokens = (validation.starts.len() * validation.context) as f64;
+        let (loss, units) = (measured.loss, self.learner.task().units());
+        let metrics: Metrics =
+            measured.metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let speed = Speed::of(units, measured.units as f64 / begun.elapsed().as_secs_f64().max(1e-9));
         self.best_loss = Some(self.best_loss.map_or(loss, |best| best.min(loss)));
-        self.last_loss = Some(loss);
+        let also: String = metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+        self.last = Some((loss, metrics.clone()));
         self.metrics.write(Metric {
             step: self.step,
             split: Split::Validation,
             loss,
             lr: self.learner.lr(self.step.saturating_sub(1)),
-            tokens_per_s: tokens / begun.elapsed().as_secs_f64().max(1e-9),
+            speed,
             grad_norm: None,
+            metrics,
         })?;
-        self.progress.note(&format!("step {}  validation loss {loss:.4}", self.step));
+        self.progress.note(&format!("step {}  validation loss {loss:.4}{also}", self.step));
         if let Some(rate) = self.learner.observe(loss)?
             && rate.clamped
         {
@@ -242,14 +247,13 @@ impl Trainer {
                 rate.lr
             ));
         }
-        draw_loss_curve(&self.folder.curve(), &self.recipe.name, self.metrics.lines())?;
-        Ok(loss)
+        draw_loss_curve(&self.folder.curve(), &self.recipe.name, units.unit, self.metrics.lines())
     }
 
     /// Writes what the model makes of each prompt, unless a request to stop comes first: then nothing is written, and a
     /// resumed run does it. Returns whether it was written.
     fn sample(&mut self) -> Result<bool> {
-        let s = self.recipe.sample.clone();
+        let Some(s) = self.recipe.sample.clone() else { return Ok(true) };
         let options = SampleOptions {
             tokens: s.length,
             bytes: None,
@@ -272,11 +276,12 @@ impl Trainer {
     }
 
     fn final_sample(&mut self) -> Result<()> {
+        let Some(SampleRecipe { prompts, .. }) = self.recipe.sample.clone() else { return Ok(()) };
         let (bytes, temperature) = FINAL_SAMPLE;
         let seed = self.recipe.train.seed;
         let options = SampleOptions { tokens: bytes, bytes: Some(bytes), temperature, top_k: None, seed };
-        let prompt = self.recipe.sample.prompts.first().map_or("\n", String::as_str).to_owned();
-        let text = self.written(&prompt, &options, || true)?;
+        let prompt = prompts.first().map_or("\n", String::as_str);
+        let text = self.written(prompt, &options, || true)?;
         self.show(&format!("--- after {} steps, temperature {temperature}\n{text}\n", self.step))
     }
 
@@ -284,9 +289,9 @@ impl Trainer {
     fn written(&mut self, prompt: &str, options: &SampleOptions, go_on: impl Fn() -> bool) -> Result<String> {
         let mut text = prompt.to_owned();
         let _waiting = self.progress.waiting("writing a sample");
-        let tokenizer = &self.corpus.tokenizer;
-        self.learner.averaged(|model| {
-            generate(model, tokenizer, prompt, options, |piece| {
+        self.learner.averaged(|task| {
+            let Some(writer) = task.writer() else { return Ok(()) };
+            writer.write(prompt, options, &mut |piece| {
                 text.push_str(piece);
                 go_on()
             })
@@ -322,11 +327,11 @@ impl Trainer {
             samples_bytes: self.samples_bytes,
             sample_due: self.sample_due,
             best_loss: self.best_loss,
-            last_loss: self.last_loss,
+            last_loss: self.last.as_ref().map(|(loss, _)| *loss),
+            last_metrics: self.last.as_ref().map(|(_, metrics)| metrics.clone()).unwrap_or_default(),
         };
         self.store.save(self.step, |folder| {
             self.learner.save(folder)?;
-            self.corpus.tokenizer.save(folder)?;
             state.save(folder)
         })?;
         self.saved = Some(self.step);
@@ -334,13 +339,19 @@ impl Trainer {
     }
 }
 
-/// Refuses batches whose ids alone do not fit in the host's memory: the prefetched ones, the one being drawn, the one in use, and
-/// its copies on the way to the device. What the model makes of a batch is checked when its program runs.
-pub(crate) fn check_batch(windows: usize, context: usize) -> Result<()> {
+/// Refuses batches that alone do not fit in the host's memory: the prefetched ones, the one being drawn, the one in use, and its copies on
+/// the way to the device. What the model makes of a batch is checked when its program runs.
+pub(crate) fn check_batch(examples: usize, columns: &[Column], units: Units) -> Result<()> {
     // Twice, since a model needs memory too: without any to spare there is nothing to train.
     let held = 2 * (PREFETCH_DEPTH + 4);
-    let ids = windows.saturating_mul(context).saturating_mul(2 * held);
-    let bytes = (ids as u64).saturating_mul(size_of::<i32>() as u64);
-    let what = || format!("drawing batches of {windows} windows of {context} tokens ahead");
+    let example = columns.iter().fold(0_usize, |sum, column| {
+        sum.saturating_add(column.elements().saturating_mul(column.dtype.host_bytes()))
+    });
+    let bytes = examples.saturating_mul(example).saturating_mul(held) as u64;
+    let size = match units.per_example {
+        1 => String::new(),
+        n => format!(" of {n} {}s", units.unit),
+    };
+    let what = || format!("drawing batches of {examples} {}s{size} ahead", units.example);
     Ok(check_available("cpu", what, bytes).map_err(TensorError::from)?)
 }

@@ -4,12 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use wgrad_data::{Tokenizer, TokenizerSpec};
 use wgrad_tensor::DeviceHandle;
 
 use super::Trainer;
 use crate::checkpoint::{Checkpoint, TrainState};
-use crate::corpus::{Corpus, fingerprint};
 use crate::durable;
 use crate::error::{Result, TrainError};
 use crate::interrupt::Interrupt;
@@ -19,6 +17,7 @@ use crate::profile::Profile;
 use crate::progress::{Progress, Waiting};
 use crate::recipe::{Override, Recipe};
 use crate::run_folder::RunFolder;
+use crate::task::{Opening, Task};
 
 /// What a run needs beside its recipe.
 #[derive(Clone, Debug)]
@@ -45,8 +44,10 @@ pub struct ProfileOptions {
 pub enum Outcome {
     /// All steps are done.
     Finished {
-        /// The validation loss after the last step, in nats per token.
+        /// The validation loss after the last step, in nats per token (or image, or text).
         validation_loss: f64,
+        /// What else was measured then, by name: `accuracy`.
+        metrics: Vec<(String, f64)>,
         /// The run folder.
         folder: PathBuf,
     },
@@ -62,7 +63,7 @@ pub enum Outcome {
 /// Runs a recipe from its beginning, in the folder `out` or a new numbered one below `runs`.
 ///
 /// # Errors
-/// `out` holds something; the text, the device or the disk fail; the loss is not finite. Checkpoints written before the
+/// `out` holds something; the data, the device or the disk fail; the loss is not finite. Checkpoints written before the
 /// failure stay.
 pub fn train(recipe: Recipe, out: Option<&Path>, options: RunOptions) -> Result<Outcome> {
     let folder = RunFolder::create(out, &recipe.name)?;
@@ -78,7 +79,7 @@ pub fn train(recipe: Recipe, out: Option<&Path>, options: RunOptions) -> Result<
 /// as one that was never stopped, on the same machine with the same build and device.
 ///
 /// # Errors
-/// As [`train`]; the folder is not a run's, all its checkpoints are damaged, or text, seed or model are others than before.
+/// As [`train`]; the folder is not a run's, all its checkpoints are damaged, or data, seed or model are others than before.
 pub fn resume(
     folder: &Path,
     recipe: Option<Recipe>,
@@ -111,13 +112,13 @@ pub fn resume(
 
 impl Trainer {
     fn begin(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Result<Self> {
-        let reading = Waiting::new("reading the text");
-        let corpus = Corpus::build(&recipe, None, &folder.tokens(), warn)?;
-        drop(reading);
-        let learner = Learner::new(&recipe, corpus.tokenizer.vocab_size(), &options.device)?;
+        let cache = folder.tokens();
+        let task = open(&recipe, &Opening::Begin { cache: Some(&cache) }, &options)?;
+        let train_id = task.fingerprint()?;
+        let learner = Learner::new(&recipe, task, &options.device)?;
         let (empty, crc) = (0, crc32fast::hash(&[]));
         let metrics = MetricsFile::cut_back(&folder.metrics(), 0, empty, crc, |_| {})?;
-        Self::assemble(recipe, folder, options, corpus, learner, metrics, None)
+        Self::assemble(recipe, folder, options, train_id, learner, metrics, None)
     }
 
     fn restore(
@@ -140,21 +141,20 @@ impl Trainer {
                 state.step, recipe.train.steps
             )));
         }
-        let tokenizer = Tokenizer::load(&checkpoint.path)?;
-        let reading = Waiting::new("reading the text");
-        let corpus = Corpus::build(&recipe, Some(tokenizer), &folder.tokens(), warn)?;
-        drop(reading);
+        let cache = folder.tokens();
+        let opening = Opening::Resume { cache: &cache, checkpoint: &checkpoint.path };
+        let task = open(&recipe, &opening, &options)?;
         // Everything is compared before anything in the folder is cut back.
-        let found = fingerprint(&corpus.train)?;
+        let found = task.fingerprint()?;
         if found != (state.train_tokens, state.train_crc32) {
+            let units = task.units();
             return Err(unfit(format!(
-                "the training text is another one now: {} tokens with checksum {:08x} instead of {} with {:08x}; restore \
-                 the text, or begin a new run",
-                found.0, found.1, state.train_tokens, state.train_crc32
+                "the training {} is another one now: {} {}s with checksum {:08x} instead of {} with {:08x}; restore \
+                 the {}, or begin a new run",
+                units.data, found.0, units.unit, found.1, state.train_tokens, state.train_crc32, units.data
             )));
         }
-        let learner =
-            Learner::restore(&recipe, corpus.tokenizer.vocab_size(), &checkpoint.path, &options.device)?;
+        let learner = Learner::restore(&recipe, task, &checkpoint.path, &options.device)?;
         let metrics = MetricsFile::cut_back(
             &folder.metrics(),
             state.step,
@@ -162,7 +162,7 @@ impl Trainer {
             state.metrics_crc32,
             warn,
         )?;
-        let trainer = Self::assemble(recipe, folder, options, corpus, learner, metrics, Some(state))?;
+        let trainer = Self::assemble(recipe, folder, options, found, learner, metrics, Some(state))?;
         trainer.store.discard_after(state.step)?;
         trainer.store.prune()?;
         Ok(trainer)
@@ -172,7 +172,7 @@ impl Trainer {
         recipe: Recipe,
         folder: RunFolder,
         options: RunOptions,
-        corpus: Corpus,
+        train_id: (u64, u32),
         learner: Learner,
         metrics: MetricsFile,
         state: Option<&TrainState>,
@@ -186,15 +186,14 @@ impl Trainer {
         Ok(Trainer {
             profile: profile.transpose()?,
             store: folder.checkpoints(recipe.train.keep_checkpoints)?,
-            train_id: fingerprint(&corpus.train)?,
+            train_id,
             progress: Progress::new(recipe.train.steps, step),
             saved: state.map(|s| s.step),
             best_loss: state.and_then(|s| s.best_loss),
-            last_loss: state.and_then(|s| s.last_loss),
+            last: state.and_then(|s| Some((s.last_loss?, s.last_metrics.clone()))),
             recipe,
             folder,
             options,
-            corpus,
             learner,
             metrics,
             step,
@@ -207,23 +206,19 @@ impl Trainer {
     }
 }
 
-fn warn(warning: String) {
+/// Opens a recipe's task, and says that this takes a while.
+fn open(recipe: &Recipe, opening: &Opening<'_>, options: &RunOptions) -> Result<Box<dyn Task>> {
+    let _reading = Waiting::new("reading the data");
+    recipe.task.spec().open(recipe, opening, &options.device, &mut warn)
+}
+
+pub(crate) fn warn(warning: String) {
     eprintln!("warning: {warning}");
 }
 
-/// Refuses to continue a run as another model: what the weights mean is decided when a run begins. Dropout may change.
+/// Refuses to continue a run as another model: what the weights mean is decided when a run begins.
 fn check_same_model(old: &Recipe, new: &Recipe, folder: &Path) -> Result<()> {
-    let mut expected = old.model.clone();
-    expected.resid_pdrop = new.model.resid_pdrop;
-    expected.embd_pdrop = new.model.embd_pdrop;
-    expected.attn_pdrop = new.model.attn_pdrop;
-    let files = |r: &Recipe| matches!(r.data.tokenizer, TokenizerSpec::File { .. });
-    let same_tokens = old.data.tokenizer == new.data.tokenizer || files(old) && files(new);
-    let section = match (expected == new.model, same_tokens) {
-        (true, true) => return Ok(()),
-        (false, _) => "[model]",
-        (true, false) => "data.tokenizer",
-    };
+    let Some(section) = old.task.spec().changed(&new.task) else { return Ok(()) };
     let reason = format!(
         "{section} is not what the run began with, and its weights are of that model; leave it as it is in the run's \
          recipe.toml, or begin a new run"

@@ -1,0 +1,249 @@
+//! Language models that predict the next token.
+
+mod corpus;
+mod evaluate;
+mod recipe;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wgrad_data::{Tokenizer, TokenizerSpec, WindowSampler};
+use wgrad_models::{Gpt2Init, Gpt2LMHead};
+use wgrad_nn::{Context, Init, Module};
+use wgrad_tensor::{DType, DeviceHandle, Tensor};
+
+use self::corpus::{Corpus, Validation, fingerprint};
+use self::evaluate::{next_token_loss, validation_loss};
+use super::batch::{Batch, Column, HostBatch};
+use super::{
+    BatchMaker, Measured, Offers, Opening, Task, TaskOptions, TaskRecipe, TaskSpec, Units, Writer, check_room,
+};
+use crate::error::{Result, TrainError};
+use crate::plan::Savings;
+use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Sections, TrainRecipe};
+use crate::sample::{self, SampleOptions};
+
+pub use self::recipe::{Gpt2Recipe, ModelKind, TextRecipe};
+
+/// `[model]` and `[data]` of a language model.
+pub type CausalLmRecipe = Sections<TaskOptions, Gpt2Recipe, TextRecipe>;
+
+/// Fewer tokens than this make products too flat to be fast.
+const SMALLEST_CHUNK: usize = 128;
+
+impl TaskSpec for CausalLmRecipe {
+    fn validate(
+        &mut self,
+        train: &mut TrainRecipe,
+        sample: &mut Option<SampleRecipe>,
+    ) -> Result<(), RecipeError> {
+        self.model.validate()?;
+        self.model.complete(train, sample)
+    }
+
+    fn root(&mut self) -> &mut Option<PathBuf> {
+        &mut self.data.root
+    }
+
+    fn width(&self) -> Option<usize> {
+        Some(self.model.n_embd)
+    }
+
+    /// Dropout may change.
+    fn changed(&self, other: &TaskRecipe) -> Option<&'static str> {
+        #[allow(irrefutable_let_patterns, reason = "other tasks are other variants")]
+        let TaskRecipe::CausalLm(other) = other else { return Some("task.kind") };
+        let mut expected = self.model.clone();
+        expected.resid_pdrop = other.model.resid_pdrop;
+        expected.embd_pdrop = other.model.embd_pdrop;
+        expected.attn_pdrop = other.model.attn_pdrop;
+        let is_file = |r: &CausalLmRecipe| matches!(r.data.tokenizer, TokenizerSpec::File { .. });
+        let same_tokens = self.data.tokenizer == other.data.tokenizer || is_file(self) && is_file(other);
+        match (expected == other.model, same_tokens) {
+            (true, true) => None,
+            (false, _) => Some("[model]"),
+            (true, false) => Some("data.tokenizer"),
+        }
+    }
+
+    fn open(
+        &self,
+        recipe: &Recipe,
+        opening: &Opening<'_>,
+        device: &DeviceHandle,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Box<dyn Task>> {
+        let train = &recipe.train;
+        let new = |vocab_size, scheme| {
+            let init = Init::new(device, train.seed);
+            Gpt2LMHead::new(&self.model.config(vocab_size), &init, scheme)
+        };
+        let (mut model, corpus) = match *opening {
+            Opening::Plan => (new(self.vocabulary()?, Gpt2Init::Zeros)?, None),
+            Opening::Begin { cache } => {
+                let corpus = Corpus::build(&self.data, train, None, cache, warn)?;
+                let vocab_size = corpus.tokenizer.vocab_size();
+                let parameters = self.model.config(vocab_size).parameters();
+                check_room(recipe, parameters, "model.n_layer, model.n_embd, the vocabulary", device)?;
+                let rescaled = self.model.rescale_residual_init;
+                let scheme = if rescaled { Gpt2Init::ScaledResiduals } else { Gpt2Init::Plain };
+                (new(vocab_size, scheme)?, Some(corpus))
+            }
+            Opening::Resume { cache, checkpoint } => {
+                let tokenizer = Tokenizer::load(checkpoint)?;
+                let corpus = Corpus::build(&self.data, train, Some(tokenizer), Some(cache), warn)?;
+                (new(corpus.tokenizer.vocab_size(), Gpt2Init::Zeros)?, Some(corpus))
+            }
+            Opening::Evaluate { folder } => {
+                let tokenizer = Tokenizer::load(folder)?;
+                let model = Gpt2LMHead::from_pretrained(folder, device)?;
+                let validation = Validation::build(&self.data, train, &tokenizer, None, warn)?;
+                (model, Some(Corpus { tokenizer, train: None, validation }))
+            }
+        };
+        model.set_gradient_checkpointing(train.gradient_checkpointing.unwrap_or_default());
+        let loss_chunk = train.loss_chunk.unwrap_or_default();
+        Ok(Box::new(CausalLm { model, corpus, context: train.context(), loss_chunk }))
+    }
+}
+
+impl CausalLmRecipe {
+    /// Token ids that the model needs, without the training text.
+    fn vocabulary(&self) -> Result<usize> {
+        Ok(match &self.data.tokenizer {
+            TokenizerSpec::Bytes => Tokenizer::Bytes.vocab_size(),
+            TokenizerSpec::Bpe(options) => options.vocab_size,
+            TokenizerSpec::File { path } => Tokenizer::load(&self.data.root().join(path))?.vocab_size(),
+        })
+    }
+}
+
+/// GPT-2 and its text.
+struct CausalLm {
+    model: Gpt2LMHead,
+    /// Not there where a step is only planned.
+    corpus: Option<Corpus>,
+    context: usize,
+    loss_chunk: usize,
+}
+
+impl CausalLm {
+    fn corpus(&self) -> Result<&Corpus> {
+        self.corpus.as_ref().ok_or(TrainError::NoData("text"))
+    }
+
+    fn train(&self) -> Result<&Arc<wgrad_data::TokenStream>> {
+        self.corpus()?.train.as_ref().ok_or(TrainError::NoData("training text"))
+    }
+}
+
+impl Task for CausalLm {
+    fn module(&self) -> &dyn Module {
+        &self.model
+    }
+
+    fn units(&self) -> Units {
+        Units { example: "window", unit: "token", per_example: self.context, data: "text" }
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        ["input_ids", "labels"].map(|name| Column::new(name, DType::I32, [self.context])).to_vec()
+    }
+
+    fn loss(&self, batch: &Batch, ctx: &Context) -> Tensor {
+        let (inputs, targets) = (batch.get("input_ids"), batch.get("labels"));
+        next_token_loss(&self.model, &inputs, &targets, self.loss_chunk, ctx)
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        self.model.save_pretrained(folder)?;
+        Ok(self.corpus()?.tokenizer.save(folder)?)
+    }
+
+    fn batches(&self, examples: usize, seed: u64) -> Result<BatchMaker> {
+        let stream = Arc::clone(self.train()?);
+        let sampler = WindowSampler::new(stream.len(), self.context, examples, seed)?;
+        let context = self.context;
+        Ok(Box::new(move |step| {
+            let windows = sampler.batch(&stream, step)?;
+            let batch = HostBatch::default().with("input_ids", &[context], windows.inputs);
+            Ok(batch.with("labels", &[context], windows.targets))
+        }))
+    }
+
+    fn fingerprint(&self) -> Result<(u64, u32)> {
+        fingerprint(self.train()?)
+    }
+
+    fn describe(&self) -> String {
+        let Some(corpus) = &self.corpus else { return String::new() };
+        let train = corpus.train.as_ref().map_or(0, |stream| stream.len());
+        format!("{train} training tokens, {} validation tokens", corpus.validation.stream.len())
+    }
+
+    fn evaluate(&self, examples: usize, precision: Precision) -> Result<Measured> {
+        let validation = &self.corpus()?.validation;
+        let loss = validation_loss(&self.model, validation, examples, self.loss_chunk, precision)?;
+        Ok(Measured { loss, metrics: Vec::new(), units: validation.tokens() })
+    }
+
+    fn report(&self, measured: &Measured) -> Vec<(String, String)> {
+        let loss = measured.loss;
+        let mut lines = Vec::new();
+        let mut line = |name: &str, value: String| lines.push((name.to_owned(), value));
+        let validation = self.corpus.as_ref().map(|corpus| &corpus.validation);
+        if let Some(v) = validation {
+            line("windows", format!("{} of {} tokens", v.starts.len(), v.context));
+        }
+        line("validation loss", format!("{loss:.4} nats per token"));
+        line("perplexity", format!("{:.3}", loss.exp()));
+        if let Some(v) = validation {
+            let bits = loss / std::f64::consts::LN_2 / v.bytes_per_token();
+            line("bits per byte", format!("{bits:.4}"));
+        }
+        lines
+    }
+
+    fn writer(&self) -> Option<&dyn Writer> {
+        Some(self)
+    }
+
+    fn offers(&self, examples: usize) -> Offers {
+        let config = self.model.config();
+        let chunk = suggested_chunk(examples * self.context, config.n_embd, config.vocab_size);
+        Offers { gradient_checkpointing: true, loss_chunk: chunk }
+    }
+
+    fn set_savings(&mut self, savings: Savings) {
+        self.model.set_gradient_checkpointing(savings.gradient_checkpointing);
+        self.loss_chunk = savings.loss_chunk;
+    }
+}
+
+impl Writer for CausalLm {
+    fn write(&self, prompt: &str, options: &SampleOptions, each: &mut dyn FnMut(&str) -> bool) -> Result<()> {
+        sample::generate(&self.model, &self.corpus()?.tokenizer, prompt, options, each)
+    }
+}
+
+/// A chunk whose logits take about as much memory as the gradient of the output layer, which two chunks hand to each other; nothing
+/// where that is all tokens, or the vocabulary so small that logits do not matter.
+fn suggested_chunk(tokens: usize, width: usize, vocab_size: usize) -> Option<usize> {
+    let chunk = width.next_power_of_two().max(SMALLEST_CHUNK);
+    (chunk < tokens && vocab_size > (4 * width).max(1024)).then_some(chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_of_logits_is_about_as_large_as_the_gradient_of_the_output_layer() {
+        assert_eq!(suggested_chunk(8192, 768, 50_257), Some(1024));
+        assert_eq!(suggested_chunk(8192, 32, 4096), Some(128));
+        // Few tokens, or a vocabulary that is not much wider than the model.
+        assert_eq!(suggested_chunk(128, 32, 50_257), None);
+        assert_eq!(suggested_chunk(1024, 128, 512), None);
+        assert_eq!(suggested_chunk(1024, 32, 256), None);
+    }
+}
