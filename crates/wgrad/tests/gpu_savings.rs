@@ -20,7 +20,8 @@ fn losses(device: &str, extra: &[&str]) -> Vec<f64> {
     let out = dir.path().join("run");
     let device = wgrad::devices().open(device).unwrap().device;
     let options = RunOptions { device, interrupt: Interrupt::default(), profile: None };
-    let Outcome::Finished { validation_loss, folder, .. } = train(recipe, Some(&out), options).unwrap() else {
+    let Outcome::Finished { validation_loss, folder, .. } = train(recipe, Some(&out), options).unwrap()
+    else {
         panic!("nobody interrupts it")
     };
     let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
