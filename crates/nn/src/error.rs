@@ -19,10 +19,12 @@ pub enum NnError {
         source: io::Error,
     },
     /// A file is not what it should be.
-    #[error("{} is damaged or not a safetensors file: {message}; fetch or write it again", .path.display())]
+    #[error("{} is damaged or not a {format} file: {message}; fetch or write it again", .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// What it should be.
+        format: &'static str,
         /// What was found.
         message: String,
     },

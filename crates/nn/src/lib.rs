@@ -11,11 +11,13 @@ extern crate self as wgrad_nn;
 mod activation;
 mod context;
 mod error;
+mod files;
 pub mod functional;
 pub mod init;
 mod layers;
 mod module;
 pub mod multi_task;
+pub mod numpy;
 mod param;
 pub mod safetensors;
 

@@ -1,39 +1,41 @@
 //! Files of named tensors in the safetensors format.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{borrow::Cow, collections::HashMap, fs, path::Path};
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, View};
 use wgrad_ir::{DType, Shape};
 use wgrad_runtime::DeviceHandle;
-use wgrad_tensor::{PendingValue, Tensor, TensorError, eval};
+use wgrad_tensor::{Tensor, eval};
 
-use crate::{NnError, Param};
+pub use crate::files::write_atomically;
+use crate::{
+    NnError, Param,
+    files::{damaged, io, numbers, to_host},
+};
+
+const FORMAT: &str = "safetensors";
 
 /// Writes named tensors: under a temporary name in the same folder first, synced, then renamed, so that the file is never
 /// half written. `metadata` goes into the header.
 ///
 /// # Errors
 /// The values could not be computed or read back, or the file could not be written.
-pub fn save(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, &str)]) -> Result<(), NnError> {
-    eval(&tensors.iter().map(|(_, tensor)| tensor).collect::<Vec<_>>())?;
-    // All copies are queued before the first one is waited for.
-    let reads = tensors.iter().map(|(_, tensor)| Read::start(tensor)).collect::<Result<Vec<_>, _>>()?;
-    let mut entries = Vec::with_capacity(tensors.len());
-    for ((name, tensor), read) in tensors.iter().zip(reads) {
-        let (dtype, bytes) = read.wait()?;
-        entries.push((name.as_str(), Entry { dtype, shape: tensor.shape().to_vec(), bytes }));
-    }
+pub fn save<'a>(
+    path: &Path,
+    tensors: &'a [(String, Tensor)],
+    metadata: &[(&str, &str)],
+) -> Result<(), NnError> {
+    let bytes = to_host(&tensors.iter().map(|(_, tensor)| tensor).collect::<Vec<_>>())?;
+    let entry = |((name, tensor), bytes): (&'a (String, Tensor), Vec<u8>)| {
+        let (dtype, shape) = (dtype(tensor.dtype()), tensor.shape().to_vec());
+        (name.as_str(), Entry { dtype, shape, bytes })
+    };
+    let entries: Vec<_> = tensors.iter().zip(bytes).map(entry).collect();
     let metadata: HashMap<String, String> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let bytes = safetensors::serialize(entries, (!metadata.is_empty()).then_some(metadata))
-        .map_err(|e| NnError::Damaged { path: path.to_owned(), message: e.to_string() })?;
+        .map_err(|e| damaged(path, FORMAT, e.to_string()))?;
     write_atomically(path, &bytes)
 }
 
@@ -57,7 +59,7 @@ pub fn load_weights(path: &Path, device: &DeviceHandle) -> Result<Vec<(String, T
 
 fn read(path: &Path, device: &DeviceHandle, weights: bool) -> Result<Vec<(String, Tensor)>, NnError> {
     let bytes = fs::read(path).map_err(|source| io("read", path, source))?;
-    let damaged = |message: String| NnError::Damaged { path: path.to_owned(), message };
+    let damaged = |message: String| damaged(path, FORMAT, message);
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
     let mut tensors = Vec::with_capacity(file.len());
     for (name, view) in file.iter() {
@@ -152,31 +154,6 @@ pub fn load_into(
     Ok(())
 }
 
-/// Writes a file under a temporary name beside it, syncs it, and renames it.
-///
-/// # Errors
-/// The folder is not there, is not writable, or full; a file that was there before is then unchanged.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), NnError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary: PathBuf = path.with_file_name(name);
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|source| {
-        // What is left of a failed attempt is of no use; that it could not be removed either changes nothing.
-        let _ = fs::remove_file(&temporary);
-        io("write", path, source)
-    })
-}
-
-pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> NnError {
-    NnError::Io { action, path: path.to_owned(), source }
-}
-
 /// A tensor on its way to a file.
 struct Entry {
     dtype: Dtype,
@@ -199,54 +176,17 @@ impl View for Entry {
     }
 }
 
-/// A tensor on its way to the host.
-enum Read {
-    F64(PendingValue<f64>),
-    F32(PendingValue<f32>),
-    F16(PendingValue<f16>),
-    BF16(PendingValue<bf16>),
-    I32(PendingValue<i32>),
-    U32(PendingValue<u32>),
-    U8(PendingValue<u8>),
-    Bool(PendingValue<bool>),
-}
-
-impl Read {
-    fn start(tensor: &Tensor) -> Result<Self, TensorError> {
-        Ok(match tensor.dtype() {
-            DType::F64 => Read::F64(tensor.read()?),
-            DType::F32 => Read::F32(tensor.read()?),
-            DType::F16 => Read::F16(tensor.read()?),
-            DType::BF16 => Read::BF16(tensor.read()?),
-            DType::I32 => Read::I32(tensor.read()?),
-            DType::U32 => Read::U32(tensor.read()?),
-            DType::U8 => Read::U8(tensor.read()?),
-            DType::Bool => Read::Bool(tensor.read()?),
-        })
+fn dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::I32 => Dtype::I32,
+        DType::U32 => Dtype::U32,
+        DType::U8 => Dtype::U8,
+        DType::Bool => Dtype::BOOL,
     }
-
-    /// Dtype and little-endian bytes.
-    fn wait(self) -> Result<(Dtype, Vec<u8>), TensorError> {
-        Ok(match self {
-            Read::F64(read) => (Dtype::F64, bytes(&read.wait()?, |v| v.to_le_bytes())),
-            Read::F32(read) => (Dtype::F32, bytes(&read.wait()?, |v| v.to_le_bytes())),
-            Read::F16(read) => (Dtype::F16, bytes(&read.wait()?, |v| v.to_le_bytes())),
-            Read::BF16(read) => (Dtype::BF16, bytes(&read.wait()?, |v| v.to_le_bytes())),
-            Read::I32(read) => (Dtype::I32, bytes(&read.wait()?, |v| v.to_le_bytes())),
-            Read::U32(read) => (Dtype::U32, bytes(&read.wait()?, |v| v.to_le_bytes())),
-            Read::U8(read) => (Dtype::U8, read.wait()?),
-            Read::Bool(read) => (Dtype::BOOL, bytes(&read.wait()?, |v| [u8::from(*v)])),
-        })
-    }
-}
-
-fn bytes<T, const N: usize>(values: &[T], encode: impl Fn(&T) -> [u8; N]) -> Vec<u8> {
-    values.iter().flat_map(encode).collect()
-}
-
-/// The elements of a tensor's bytes, whose number the format's header check has made a multiple of the element's size.
-fn numbers<T, const N: usize>(data: &[u8], decode: impl Fn([u8; N]) -> T) -> Vec<T> {
-    data.as_chunks::<N>().0.iter().map(|chunk| decode(*chunk)).collect()
 }
 
 /// As [`numbers`], noting where the first NaN is.

@@ -54,7 +54,7 @@ pub use function::{
 };
 pub use gradient::{depends_on, grad, grad_allow_unused};
 pub use operand::IntoOperand;
-pub use ops::{GridPadding, Interpolation, PadMode};
+pub use ops::{GridMode, GridPadding, Interpolation, PadMode};
 pub use read::PendingValue;
 pub use scan::{Scanned, scan};
 pub use tensor::Tensor;

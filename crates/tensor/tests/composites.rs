@@ -5,7 +5,7 @@ mod common;
 use std::sync::LazyLock;
 
 use common::leaf;
-use wgrad_tensor::{DType, DeviceHandle, GridPadding, Interpolation, PadMode, RandomKey, Tensor, grad};
+use wgrad_tensor::{DType, DeviceHandle, GridMode, GridPadding, Interpolation, PadMode, RandomKey, Tensor, grad};
 
 /// One device, so that tensors of several helpers meet.
 fn cpu() -> DeviceHandle {
@@ -197,7 +197,7 @@ fn shapes_that_do_not_fit_are_errors() {
         x.cdist(&v, 2.0),
         v.interpolate(&[2], Interpolation::Nearest),
         x.interpolate(&[0], Interpolation::Nearest),
-        x.grid_sample(&x, GridPadding::Zeros, false),
+        x.grid_sample(&x, GridMode::Linear, GridPadding::Zeros, false),
         x.pixel_shuffle(2),
         x.take_along_dim(&ints(&[0]), 1),
         ints(&[1]).norm(2.0, &[0], false),
@@ -275,5 +275,56 @@ fn images_of_constants_stay_constant() {
         for y in x.interpolate(&[7, 2], mode).to_vec::<f64>().unwrap() {
             assert!((y - 1.0).abs() < 1e-12, "{mode:?}: {y}");
         }
+    }
+}
+
+/// What PyTorch 2.15 gives at four places, some of them outside.
+#[test]
+fn grids_are_sampled_as_pytorch_samples_them() {
+    use GridMode::{Cubic, Linear, Nearest};
+    use GridPadding::{Border, Reflection, Zeros};
+    let d = &cpu();
+    let image = vec![-2.0f32, 1.5, -0.5, 3.0, 1.0, -1.0, 2.5, 0.5, -1.5, 2.0, 0.0, -2.0];
+    let image = Tensor::from_vec(image, [1, 1, 3, 4], d);
+    let places = vec![-1.3f32, 0.4, 0.55, -1.7, 2.6, 0.95, -0.21, 0.13];
+    let places = Tensor::from_vec(places, [1, 2, 2, 2], d);
+    for (mode, padding, corners, expected) in [
+        (Linear, Zeros, false, [0.0, 0.0, 0.0, -0.2208]),
+        (Linear, Zeros, true, [0.0, 0.19125, 0.0, -0.09477]),
+        (Linear, Border, false, [-0.5, 1.6, -2.0, -0.2208]),
+        (Linear, Border, true, [0.0, 0.6375, -1.875, -0.09477]),
+        (Linear, Reflection, false, [-0.37, 1.435, -0.45, -0.2208]),
+        (Linear, Reflection, true, [0.09, 1.48625, 0.56, -0.09477]),
+        (Nearest, Zeros, false, [0.0, 0.0, 0.0, -1.0]),
+        (Nearest, Zeros, true, [1.0, 0.0, 0.0, -1.0]),
+        (Nearest, Border, false, [-1.5, 3.0, -2.0, -1.0]),
+        (Nearest, Border, true, [1.0, -0.5, -2.0, -1.0]),
+        (Nearest, Reflection, false, [-1.5, 0.5, -1.5, -1.0]),
+        (Nearest, Reflection, true, [1.0, 2.5, 2.0, -1.0]),
+        (Cubic, Zeros, false, [0.02892, -0.15219, 0.0, -0.54682]),
+        (Cubic, Zeros, true, [0.15806, 0.05708, 0.0, -0.41776]),
+        (Cubic, Border, false, [-0.314, 1.498, -2.26347, -0.59405]),
+        (Cubic, Border, true, [0.40096, 0.25706, -1.90617, -0.44028]),
+        (Cubic, Reflection, false, [-0.23804, 1.81035, -0.55833, -0.59405]),
+        (Cubic, Reflection, true, [0.02149, 1.97977, 0.59918, -0.41138]),
+    ] {
+        let got = image.grid_sample(&places, mode, padding, corners).to_f64_vec().unwrap();
+        let near = got.iter().zip(expected).all(|(g, e)| (g - e).abs() < 1e-5);
+        assert!(near, "{mode:?}, {padding:?}, corners {corners}: {got:?}, expected {expected:?}");
+    }
+}
+
+#[test]
+fn nearest_elements_are_those_that_pytorch_takes() {
+    let x = Tensor::arange(5, &cpu()).reshape([1, 1, 5]);
+    for (n, nearest, exact) in [
+        (2, vec![0, 2], vec![1, 3]),
+        (3, vec![0, 1, 3], vec![0, 2, 4]),
+        (4, vec![0, 1, 2, 3], vec![0, 1, 3, 4]),
+        (7, vec![0, 0, 1, 2, 2, 3, 4], vec![0, 1, 1, 2, 3, 3, 4]),
+        (8, vec![0, 0, 1, 1, 2, 3, 3, 4], vec![0, 0, 1, 2, 2, 3, 4, 4]),
+    ] {
+        assert_eq!(x.interpolate(&[n], Interpolation::Nearest).to_vec::<i32>().unwrap(), nearest);
+        assert_eq!(x.interpolate(&[n], Interpolation::NearestExact).to_vec::<i32>().unwrap(), exact);
     }
 }

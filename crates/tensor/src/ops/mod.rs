@@ -8,6 +8,7 @@ mod contract;
 mod cumulate;
 mod draw;
 mod einsum;
+mod grid;
 mod index;
 mod join;
 mod movement;
@@ -21,8 +22,9 @@ mod transcendental;
 mod unary;
 mod window;
 
+pub use grid::{GridMode, GridPadding};
 pub use pad::PadMode;
-pub use resample::{GridPadding, Interpolation};
+pub use resample::Interpolation;
 
 use crate::Tensor;
 

@@ -1,14 +1,14 @@
-//! Images at other sizes and places.
-
-use wgrad_ir::{DType, Shape};
+//! Images at other sizes.
 
 use crate::Tensor;
 
 /// How [`Tensor::interpolate`] fills in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Interpolation {
-    /// The element whose cell the place is in.
+    /// Of the elements of which a result covers a part, the first.
     Nearest,
+    /// The element whose cell the centre of the result is in.
+    NearestExact,
     /// By the nearest element on either side (`linear`, `bilinear`, `trilinear`).
     Linear {
         /// Whether the centres of the outer elements, not their edges, stay where they are.
@@ -19,15 +19,6 @@ pub enum Interpolation {
         /// As for `Linear`.
         align_corners: bool,
     },
-}
-
-/// What [`Tensor::grid_sample`] sees outside of the image.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum GridPadding {
-    /// Zeros.
-    Zeros,
-    /// The nearest element of the edge.
-    Border,
 }
 
 impl Tensor {
@@ -43,11 +34,12 @@ impl Tensor {
             let message = format!("expects channels and then {} axes, got {}", size.len(), self.describe());
             return self.fail("interpolate", message);
         };
-        if !self.dtype().is_float() && mode != Interpolation::Nearest {
+        let chooses = matches!(mode, Interpolation::Nearest | Interpolation::NearestExact);
+        if !self.dtype().is_float() && !chooses {
             return self
                 .fail("interpolate", format!("expects floats, got {}; `cast` first", self.describe()));
         }
-        if self.dtype().is_half() && mode != Interpolation::Nearest {
+        if self.dtype().is_half() && !chooses {
             return self.widened().interpolate(size, mode).cast(self.dtype());
         }
         let mut resized = self.clone();
@@ -61,11 +53,12 @@ impl Tensor {
                 continue;
             }
             resized = match mode {
-                Interpolation::Nearest if n % extent == 0 => {
+                Interpolation::Nearest | Interpolation::NearestExact if n % extent == 0 => {
                     resized.repeat_interleave(n / extent, axis as isize)
                 }
-                Interpolation::Nearest => {
-                    let ids = (0..n).map(|o| (o * extent / n) as i32).collect();
+                Interpolation::Nearest | Interpolation::NearestExact => {
+                    let centre = usize::from(mode == Interpolation::NearestExact);
+                    let ids = (0..n).map(|o| ((2 * o + centre) * extent / (2 * n)) as i32).collect();
                     resized.index_select(axis as isize, &Tensor::from_vec(ids, [n], self.device()))
                 }
                 Interpolation::Linear { align_corners } => {
@@ -117,7 +110,6 @@ impl Tensor {
     /// Four taps with Keys's weights, those beyond the ends at the ends.
     #[track_caller]
     fn cubic_weights(&self, extent: usize, n: usize, align_corners: bool) -> Tensor {
-        const A: f64 = -0.75;
         let c = |value: f64| self.constant_like(value);
         let place = self.places(extent, n, align_corners);
         let below = place.floor();
@@ -125,13 +117,7 @@ impl Tensor {
         let elements = self.elements_of(extent);
         let mut weights: Option<Tensor> = None;
         for tap in -1..=2i32 {
-            let d = t.sub(c(f64::from(tap))).abs();
-            // (A + 2) d³ - (A + 3) d² + 1 up to 1, A d³ - 5A d² + 8A d - 4A up to 2.
-            let weight = if tap == 0 || tap == 1 {
-                d.mul(c(A + 2.0)).sub(c(A + 3.0)).mul(d.square()).add(c(1.0))
-            } else {
-                d.mul(c(A)).sub(c(5.0 * A)).mul(&d).add(c(8.0 * A)).mul(&d).sub(c(4.0 * A))
-            };
+            let weight = t.sub(c(f64::from(tap))).abs().keys(tap == 0 || tap == 1);
             let at = below.add(c(f64::from(tap))).maximum(c(0.0)).minimum(c(extent as f64 - 1.0));
             let part = elements.eq(&at).where_(&weight, &c(0.0));
             weights = Some(weights.map_or_else(|| part.clone(), |sum| sum.add(&part)));
@@ -139,70 +125,17 @@ impl Tensor {
         weights.unwrap_or_else(|| self.fail("interpolate", "no taps"))
     }
 
-    /// The image at given places, bilinearly: `x [n, c, h, w]` and `grid [n, oh, ow, 2]` of places `(x, y)` in `[-1, 1]` give
-    /// `[n, c, oh, ow]` (Jaderberg et al., 2015). With `align_corners`, -1 and 1 are the centres of the outer elements, else their edges.
+    /// Keys's weight of an element at a distance, which is up to 1 if `near`, else from 1 to 2.
     #[track_caller]
-    pub fn grid_sample(&self, grid: &Tensor, padding: GridPadding, align_corners: bool) -> Tensor {
-        if let Some(faulty) = [self, grid].into_iter().find(|t| t.error().is_some()) {
-            return faulty.clone();
-        }
-        let misfit = || {
-            format!(
-                "expects an image [n, c, h, w] and a grid [n, oh, ow, 2], got {} and {}",
-                self.describe(),
-                grid.describe()
-            )
-        };
-        let (&[n, channels, h, w], &[gn, oh, ow, 2]) = (self.shape().dims(), grid.shape().dims()) else {
-            return self.fail("grid_sample", misfit());
-        };
-        if n != gn || self.dtype() != grid.dtype() || !self.dtype().is_float() || h * w == 0 {
-            return self.fail("grid_sample", misfit());
-        }
-        if self.dtype().is_half() {
-            return self.widened().grid_sample(&grid.widened(), padding, align_corners).cast(self.dtype());
-        }
+    pub(super) fn keys(&self, near: bool) -> Tensor {
+        const A: f64 = -0.75;
         let c = |value: f64| self.constant_like(value);
-        let place = |axis: usize, extent: usize| {
-            let g = grid.narrow(-1, axis, 1).squeeze(-1);
-            let extent = extent as f64;
-            let at = if align_corners {
-                g.add(c(1.0)).mul(c(0.5 * (extent - 1.0)))
-            } else {
-                g.add(c(1.0)).mul(c(0.5 * extent)).sub(c(0.5))
-            };
-            match padding {
-                GridPadding::Zeros => at,
-                // The gradient of a place outside is 0.
-                GridPadding::Border => {
-                    let (low, high) = (c(0.0), c(extent - 1.0));
-                    let at = at.le(&low).where_(&low, &at);
-                    at.ge(&high).where_(&high, &at)
-                }
-            }
-        };
-        let (x, y) = (place(0, w), place(1, h));
-        let (x0, y0) = (x.floor().detach(), y.floor().detach());
-        // One row of channels per element of the image.
-        let rows = self.permute(&[0, 2, 3, 1]).reshape([n * h * w, channels]);
-        let image = Tensor::arange(n, self.device()).reshape([n, 1, 1]);
-        let int = |value: usize| Tensor::constant(value as f64, DType::I32, self.device());
-        let mut sum: Option<Tensor> = None;
-        for (dx, dy) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
-            let (cx, cy) = (x0.add(c(dx)), y0.add(c(dy)));
-            let weight = |at: &Tensor, corner: &Tensor| c(1.0).sub(at.sub(corner).abs());
-            let inside =
-                |at: &Tensor, extent: usize| at.ge(c(0.0)).logical_and(at.le(c(extent as f64 - 1.0)));
-            let within = inside(&cx, w).logical_and(inside(&cy, h));
-            let index = |at: &Tensor, extent: usize| {
-                at.maximum(c(0.0)).minimum(c(extent as f64 - 1.0)).cast(DType::I32)
-            };
-            let ids = image.mul(int(h)).add(index(&cy, h)).mul(int(w)).add(index(&cx, w));
-            let weight = within.where_(&weight(&x, &cx).mul(weight(&y, &cy)), &c(0.0)).unsqueeze(-1);
-            let part = rows.embedding(&ids).mul(weight);
-            sum = Some(sum.map_or_else(|| part.clone(), |sum| sum.add(&part)));
+        if near {
+            // (A + 2) d³ - (A + 3) d² + 1
+            self.mul(c(A + 2.0)).sub(c(A + 3.0)).mul(self.square()).add(c(1.0))
+        } else {
+            // A d³ - 5A d² + 8A d - 4A
+            self.mul(c(A)).sub(c(5.0 * A)).mul(self).add(c(8.0 * A)).mul(self).sub(c(4.0 * A))
         }
-        let shape: Shape = [n, oh, ow, channels].into();
-        sum.unwrap_or_else(|| self.fail("grid_sample", "no corners")).reshape(shape).permute(&[0, 3, 1, 2])
     }
 }
