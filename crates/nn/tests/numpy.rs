@@ -102,7 +102,10 @@ fn other_byte_orders_and_layouts_are_put_in_order() -> Outcome {
     assert_eq!(load(npy(">f8", false, "(2,)", &numbers))?.to_vec::<f64>()?, [1.5, -0.25]);
     assert_eq!(load(npy("|i1", false, "(2,)", &[255, 3]))?.to_vec::<i32>()?, [-1, 3]);
     assert_eq!(load(npy("<u2", true, "(1,)", &[255, 255]))?.to_vec::<i32>()?, [65535]);
-    assert_eq!(load(npy("<u8", false, "()", &u64::from(u32::MAX).to_le_bytes()))?.to_vec::<u32>()?, [u32::MAX]);
+    assert_eq!(
+        load(npy("<u8", false, "()", &u64::from(u32::MAX).to_le_bytes()))?.to_vec::<u32>()?,
+        [u32::MAX]
+    );
     Ok(())
 }
 

@@ -5,7 +5,9 @@ mod common;
 use std::sync::LazyLock;
 
 use common::leaf;
-use wgrad_tensor::{DType, DeviceHandle, GridMode, GridPadding, Interpolation, PadMode, RandomKey, Tensor, grad};
+use wgrad_tensor::{
+    DType, DeviceHandle, GridMode, GridPadding, Interpolation, PadMode, RandomKey, Tensor, grad,
+};
 
 /// One device, so that tensors of several helpers meet.
 fn cpu() -> DeviceHandle {

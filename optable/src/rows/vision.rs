@@ -68,11 +68,8 @@ pub(super) fn rows() -> Vec<Row> {
         ])
         // The nearest element does not change with the place.
         .sample(
-            Sample::of([
-                floats("x", &[1, 2, 3, 4]),
-                floats("g", &[1, 3, 2, 2]).within(-1.3, 1.2).constant(),
-            ])
-            .attrs(json!({"mode": "nearest", "padding": "reflection"})),
+            Sample::of([floats("x", &[1, 2, 3, 4]), floats("g", &[1, 3, 2, 2]).within(-1.3, 1.2).constant()])
+                .attrs(json!({"mode": "nearest", "padding": "reflection"})),
         ),
     ]
 }

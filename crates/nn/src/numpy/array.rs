@@ -40,7 +40,9 @@ fn elements(bytes: &[u8], device: &DeviceHandle) -> Result<Tensor, String> {
     let expected = product(1).filter(|&bytes| bytes <= isize::MAX as usize).and_then(|_| product(0));
     if expected != Some(data.len()) {
         let (shape, there) = (Shape::from(header.shape.as_slice()), data.len());
-        return Err(format!("{shape} of {size} bytes each does not fill the {there} bytes that follow the header"));
+        return Err(format!(
+            "{shape} of {size} bytes each does not fill the {there} bytes that follow the header"
+        ));
     }
     let to = Place { header: &header, data, device };
     match kind {
@@ -67,7 +69,10 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn place<T: Element, const N: usize>(&self, read: impl Fn([u8; N]) -> Option<T>) -> Result<Tensor, String> {
+    fn place<T: Element, const N: usize>(
+        &self,
+        read: impl Fn([u8; N]) -> Option<T>,
+    ) -> Result<Tensor, String> {
         let read = |mut bytes: [u8; N]| {
             if self.header.big_endian {
                 bytes.reverse();
@@ -75,7 +80,8 @@ impl Place<'_> {
             read(bytes)
         };
         let elements: Option<Vec<T>> = numbers(self.data, read).into_iter().collect();
-        let elements = elements.ok_or_else(|| format!("it holds integers beyond the 32 bits of {}", T::DTYPE))?;
+        let elements =
+            elements.ok_or_else(|| format!("it holds integers beyond the 32 bits of {}", T::DTYPE))?;
         let mut extents = self.header.shape.clone();
         if !self.header.column_major || extents.len() < 2 {
             return Ok(Tensor::from_vec(elements, extents, self.device));

@@ -173,8 +173,7 @@ mod tests {
     #[test]
     fn a_header_is_read_in_any_order_and_spacing() {
         let text = "{ \"shape\":(3L,0), 'fortran_order' : True,'descr':'>i8'}  \n";
-        let expected =
-            Header { kind: "i8".into(), big_endian: true, column_major: true, shape: vec![3, 0] };
+        let expected = Header { kind: "i8".into(), big_endian: true, column_major: true, shape: vec![3, 0] };
         assert_eq!(Header::parse(text), Ok(expected));
         for shape in [vec![], vec![5], vec![1, 2, 3]] {
             let bytes = Header::bytes("f8", &shape);

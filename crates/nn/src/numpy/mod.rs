@@ -98,7 +98,8 @@ pub fn save_npz(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), NnError
     for ((name, tensor), elements) in tensors.iter().zip(arrays) {
         let header = array::header(tensor, "save_npz")?;
         let large = header.len() + elements.len() >= u32::MAX as usize;
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
+        let options =
+            SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
         archive.start_file(format!("{name}.npy"), options).map_err(failed)?;
         let written = archive.write_all(&header).and_then(|()| archive.write_all(&elements));
         written.map_err(|source| io("write", path, source))?;
