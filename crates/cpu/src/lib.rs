@@ -5,6 +5,7 @@
 //! become instructions over cache-sized blocks (`tape`), whose loops are compiled for each SIMD level and chosen at run time
 //! (`lanes`). Running a program plans nothing and, once its memory is in the pool, allocates next to nothing.
 
+mod after;
 mod ahead;
 mod args;
 mod attention;
@@ -15,7 +16,10 @@ mod conv;
 mod cost;
 mod cumulate;
 mod device;
+mod direct;
+mod dots;
 mod exec;
+mod filters;
 mod fold;
 mod frame;
 mod halves;
@@ -28,6 +32,8 @@ mod math;
 mod matmul;
 mod memory;
 mod ops;
+mod outer;
+mod padded;
 mod pairs;
 mod panels;
 mod product;
@@ -36,6 +42,7 @@ mod reduce;
 mod row;
 mod scatter;
 mod scratch;
+mod shifted;
 mod softmax;
 mod sort;
 mod square;
@@ -44,6 +51,7 @@ mod tape;
 mod threads;
 mod tile;
 mod unfold;
+mod unfolded;
 mod walk;
 
 pub use backend::CpuBackend;

@@ -3,22 +3,20 @@
 
 use gemm::Parallelism;
 use smallvec::SmallVec;
-use wgrad_ir::{DType, MatMulKernel, Store, View};
+use wgrad_ir::{DType, MatMulKernel, View};
 
 use crate::{
+    after::{After, Epilogue, Finish},
     ahead::Ahead,
     args::{Args, Out},
     column_sums::column_sums,
     fold::Fold,
-    frame::{self, Frame},
     large::{self, Block, Large, Sink},
     ops::Element,
     product::{Combine, Matrix, product},
     scratch::Scratch,
-    store::{self, Stores},
-    tape::{Code, Tape, Uses},
+    tape::Code,
     threads,
-    walk::Path,
 };
 
 /// Elements of a product that are computed before their epilogue: they fit the second-level cache beside the operands.
@@ -43,20 +41,6 @@ pub(crate) struct MatMulPlan {
     after: After,
     /// The buffer that gets the column sums of the right operand.
     column_sums: Option<u32>,
-}
-
-/// What becomes of the product.
-#[derive(Debug)]
-enum After {
-    /// It is the result, row-major.
-    Result(u32),
-    /// The results are computed from it.
-    Epilogue {
-        tape: Tape,
-        stores: Stores,
-        /// Those that are stored in order: argument and first element.
-        written: Vec<(u32, i64)>,
-    },
 }
 
 impl MatMulPlan {
@@ -95,20 +79,7 @@ impl MatMulPlan {
             products.truncate(1);
         }
         let plain = MatMulKernel { column_sums: None, ..kernel.clone() }.is_plain();
-        let after = if plain {
-            After::Result(kernel.stores[0].arg)
-        } else {
-            let wanted: Vec<usize> = kernel.stores.iter().map(|s| s.value.index()).collect();
-            let direct = store::direct(&kernel.stores, &[]);
-            let tape = Tape::new(&kernel.exprs, Path::new, &Uses { direct, wanted: &wanted, in_place: &[] });
-            let stores = Stores::new(&kernel.stores, &tape, None);
-            let in_order = |s: &Store| match Path::of_view(&s.view).contiguous() {
-                Some(first) if kernel.exprs[s.value.index()].dtype == DType::F32 => Some((s.arg, first)),
-                _ => None,
-            };
-            let written = kernel.stores.iter().filter_map(in_order).collect();
-            After::Epilogue { tape, stores, written }
-        };
+        let after = After::new(plain, &kernel.exprs, &kernel.stores);
         let operands = [kernel.a.arg, kernel.b.arg];
         MatMulPlan {
             m,
@@ -125,12 +96,8 @@ impl MatMulPlan {
     /// Nanoseconds on one core, roughly.
     pub(crate) fn cost(&self) -> f64 {
         let rate = if self.dtype == DType::F64 { 50.0 } else { 100.0 };
-        let each = match &self.after {
-            After::Result(_) => 0.0,
-            After::Epilogue { tape, stores, .. } => tape.cost + stores.cost(),
-        };
         let (size, count) = ((self.m * self.n) as f64, self.products.len() as f64);
-        count * (2.0 * size * self.k as f64 / rate + size * each + 200.0)
+        count * (2.0 * size * self.k as f64 / rate + size * self.after.cost() + 200.0)
     }
 
     pub(crate) fn run(&self, args: &Args<'_>) {
@@ -150,7 +117,7 @@ impl MatMulPlan {
         }
         match &self.after {
             After::Result(arg) => self.plain(args, args.out::<T>(*arg), zero, one),
-            After::Epilogue { tape, stores, .. } => self.fused::<T>(args, tape, stores, zero, one),
+            After::Epilogue(_) => self.fused::<T>(args, zero, one),
         }
     }
 
@@ -162,9 +129,10 @@ impl MatMulPlan {
         let tasks = threads::tasks_for(self.cost());
         match &self.after {
             After::Result(arg) => large.run(tasks, &Direct { out: args.out(*arg), m: self.m, n: self.n }),
-            After::Epilogue { tape, stores, written } => {
-                let uniforms = frame::uniforms(tape, args);
-                large.run(tasks, &Epilogue { args, tape, stores, uniforms, written, m: self.m, n: self.n });
+            After::Epilogue(epilogue) => {
+                let uniforms = self.after.uniforms(args);
+                let (m, n) = (self.m, self.n);
+                large.run(tasks, &Fused { args, after: &self.after, epilogue, uniforms, m, n });
             }
         }
     }
@@ -210,13 +178,13 @@ impl MatMulPlan {
     }
 
     /// Computes the product in parts, each of which stays in the cache until its epilogue is done.
-    fn fused<T: Element>(&self, args: &Args<'_>, tape: &Tape, stores: &Stores, zero: T, one: T) {
+    fn fused<T: Element>(&self, args: &Args<'_>, zero: T, one: T) {
         let (a, b) = (args.read::<T>(self.operands[0]), args.read::<T>(self.operands[1]));
         let (m, n, k) = (self.m, self.n, self.k);
         if m * n == 0 {
             return;
         }
-        let uniforms = frame::uniforms(tape, args);
+        let uniforms = self.after.uniforms(args);
         let tasks = threads::tasks_for(self.cost());
         let columns = n.div_ceil(n.div_ceil(COLUMNS)).next_multiple_of(ALIGN).min(n);
         let across = n.div_ceil(columns);
@@ -229,7 +197,7 @@ impl MatMulPlan {
         let tasks = tasks.min(items);
         threads::for_each(tasks, &|task| {
             let mut scratch = Scratch::new(rows * columns * size_of::<T>());
-            let mut frame = Frame::new(tape, args, &uniforms);
+            let mut finish = Finish::new(&self.after, args, &uniforms);
             for item in items * task / tasks..items * (task + 1) / tasks {
                 let (i, row) = (item / (down * across), item / across % down * rows);
                 let column = item % across * columns;
@@ -245,29 +213,9 @@ impl MatMulPlan {
                     // SAFETY: the part is this task's own.
                     unsafe { product(to, x, y, (rows, columns, k), combine, Parallelism::None) };
                 }
-                finish(&mut frame, stores, part, columns, ((i * m + row) * n + column, n));
+                finish.put_rows(part, columns, ((i * m + row) * n + column, n));
             }
         });
-    }
-}
-
-/// Computes and stores the results of a part of `columns` columns of a product with `n`, whose first element is number `start`.
-fn finish<T: Element>(
-    frame: &mut Frame<'_>,
-    stores: &Stores,
-    part: &[T],
-    columns: usize,
-    (mut start, n): (usize, usize),
-) {
-    // Rows continue each other where they are whole.
-    let stretch = if columns == n { part.len() } else { columns };
-    for line in part.chunks_exact(stretch) {
-        for (b, block) in line.chunks(frame.tape.block).enumerate() {
-            let start = start + b * frame.tape.block;
-            frame.eval_product(start, block);
-            stores.put(frame.args, frame, start, block.len());
-        }
-        start += n;
     }
 }
 
@@ -298,30 +246,28 @@ impl Direct {
 }
 
 /// The results are computed from the product.
-struct Epilogue<'a> {
+struct Fused<'a> {
     args: &'a Args<'a>,
-    tape: &'a Tape,
-    stores: &'a Stores,
+    after: &'a After,
+    epilogue: &'a Epilogue,
     uniforms: Vec<u64>,
-    /// Results that are stored in order: argument and first element.
-    written: &'a [(u32, i64)],
     m: usize,
     n: usize,
 }
 
-impl<'a> Sink for Epilogue<'a> {
-    type Task = (Scratch, Frame<'a>);
+impl<'a> Sink for Fused<'a> {
+    type Task = (Scratch, Finish<'a>);
     fn task(&self) -> Self::Task {
-        (Scratch::new(0), Frame::new(self.tape, self.args, &self.uniforms))
+        (Scratch::new(0), Finish::new(self.after, self.args, &self.uniforms))
     }
     fn ahead(&self, block: Block) -> SmallVec<[Ahead; 6]> {
         let first = (block.product * self.m + block.row) * self.n + block.column;
-        let loads = self.tape.instrs.iter().filter_map(|i| match &i.code {
+        let loads = self.epilogue.tape.instrs.iter().filter_map(|i| match &i.code {
             Code::Load { arg, path, .. } if i.dtype == DType::F32 => Some((*arg, path.contiguous()?)),
             _ => None,
         });
         // What is stored in order, be it by the evaluation itself or afterwards.
-        let stores = self.written.iter().copied();
+        let stores = self.epilogue.written.iter().copied();
         let ahead = |(arg, offset): (u32, i64)| {
             let at = Matrix { offset: offset + first as i64, ..Matrix::row_major(self.n) };
             Ahead::new(self.args.out::<f32>(arg).as_ptr(), at, block.rows, block.columns)
@@ -330,7 +276,7 @@ impl<'a> Sink for Epilogue<'a> {
     }
     unsafe fn take(
         &self,
-        (part, frame): &mut Self::Task,
+        (part, finish): &mut Self::Task,
         block: Block,
         write: impl FnOnce(Out<f32>, Matrix),
     ) {
@@ -339,6 +285,6 @@ impl<'a> Sink for Epilogue<'a> {
         let part = part.slice::<f32>(size);
         write(Out::of(part), Matrix::row_major(block.columns));
         let start = (block.product * self.m + block.row) * self.n + block.column;
-        finish(frame, self.stores, part, block.columns, (start, self.n));
+        finish.put_rows(part, block.columns, (start, self.n));
     }
 }
