@@ -91,6 +91,28 @@ pub enum DataError {
         /// What they say.
         found: String,
     },
+    /// An IDX file that is damaged, or holds something else than what is wanted.
+    #[error("`{}` cannot be used: expected {expected}, found {found}", path.display())]
+    Idx {
+        /// The file.
+        path: PathBuf,
+        /// What it should say.
+        expected: String,
+        /// What it says.
+        found: String,
+    },
+    /// Images that are not there.
+    #[error(
+        "expected `{name}` or `{name}.gz` in `{}`, found neither; Fashion-MNIST comes with `apt-get install dataset-fashion-mnist` on \
+         Debian-like systems, and `data.path` names another folder",
+        folder.display()
+    )]
+    NoImages {
+        /// The folder.
+        folder: PathBuf,
+        /// The file's name.
+        name: String,
+    },
     /// The text files changed between being hashed and being tokenised.
     #[error("the text files changed while they were read; run again when nothing writes to them")]
     SourceChanged,

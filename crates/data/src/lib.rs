@@ -26,19 +26,27 @@
 //! # }
 //! ```
 
+mod augment;
 mod cache;
 mod error;
+mod idx;
+mod images;
 mod philox;
 mod prefetch;
 mod sampler;
+mod shuffle;
 mod source;
 mod stream;
 mod tokenizer;
 
+pub use self::augment::Augmentation;
 pub use self::error::{DataError, Result};
+pub use self::idx::Idx;
+pub use self::images::LabelledImages;
 pub use self::philox::{below, philox4x32};
 pub use self::prefetch::{PREFETCH_DEPTH, Prefetcher};
 pub use self::sampler::{Batch, WindowSampler, validation_batches, validation_windows};
+pub use self::shuffle::EpochSampler;
 pub use self::source::{Documents, TextSource};
 pub use self::stream::TokenStream;
 pub use self::tokenizer::{BpeOptions, BpeTokenizer, DecodeStream, TOKENIZER_FILE, Tokenizer, TokenizerSpec};

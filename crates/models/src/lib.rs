@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod auto;
+pub mod cnn;
 mod error;
 pub mod generate;
 pub mod gpt2;
@@ -10,6 +11,7 @@ mod loss;
 mod pretrained;
 
 pub use auto::AutoModelForCausalLM;
+pub use cnn::{Cnn, CnnConfig};
 pub use error::ModelError;
 pub use generate::{CausalLanguageModel, GenerateOptions, generate};
 pub use gpt2::{Gpt2Config, Gpt2Init, Gpt2LMHead};

@@ -52,6 +52,20 @@ pub enum TrainError {
         /// What makes the model smaller.
         advice: &'static str,
     },
+    /// Images are not those that the recipe tells of.
+    #[error("the {split} images in `{}` do not fit the recipe: {what} say {expected}, found {found}", folder.display())]
+    Images {
+        /// Their folder.
+        folder: PathBuf,
+        /// Which of them.
+        split: String,
+        /// The keys of the recipe.
+        what: &'static str,
+        /// What these say.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// A task was opened without the data that is asked of it.
     #[error("there is no {0}: the task was opened without it; open it to train")]
     NoData(&'static str),

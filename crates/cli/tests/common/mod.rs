@@ -53,7 +53,8 @@ pub(crate) fn curve(out: &Path) -> Vec<Value> {
     let text = fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
     let line = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        line.as_object_mut().expect("an object").remove("tokens_per_s").expect("a speed");
+        let object = line.as_object_mut().expect("an object");
+        object.remove("tokens_per_s").or_else(|| object.remove("examples_per_s")).expect("a speed");
         line
     };
     text.lines().map(line).collect()

@@ -5,6 +5,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod causal_lm;
+pub(crate) mod image_classification;
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use wgrad_tensor::Tensor;
 
 use crate::error::{Result, TrainError};
 use crate::plan::Savings;
-use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Source, TrainRecipe};
+use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Source, TrainRecipe, check};
 use crate::sample::SampleOptions;
 
 use self::batch::{Batch, Column, HostBatch};
@@ -89,6 +90,8 @@ macro_rules! tasks {
 tasks! {
     /// Predicting the next token of a text.
     "causal-lm" => CausalLm(causal_lm::CausalLmRecipe),
+    /// Telling what an image shows.
+    "image-classification" => ImageClassification(image_classification::ImageClassificationRecipe),
 }
 
 /// `[task]` of a task that has no keys of its own there.
@@ -257,6 +260,13 @@ pub struct Measured {
     pub metrics: Vec<(&'static str, f64)>,
     /// How many units it was measured on.
     pub units: usize,
+}
+
+/// Refuses a section `[sample]` for a task that writes no text.
+pub(crate) fn refuse_sample(task: TaskKind, sample: &Option<SampleRecipe>) -> Result<(), RecipeError> {
+    check("sample", sample.is_none(), "a section", || {
+        format!("absent: tasks of the kind {} write no text", task.name())
+    })
 }
 
 /// Refuses a model whose weights, gradients and optimizer state are more than there is room for: no batch would make it fit. `advice` says

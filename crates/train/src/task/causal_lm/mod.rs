@@ -51,7 +51,6 @@ impl TaskSpec for CausalLmRecipe {
 
     /// Dropout may change.
     fn changed(&self, other: &TaskRecipe) -> Option<&'static str> {
-        #[allow(irrefutable_let_patterns, reason = "other tasks are other variants")]
         let TaskRecipe::CausalLm(other) = other else { return Some("task.kind") };
         let mut expected = self.model.clone();
         expected.resid_pdrop = other.model.resid_pdrop;
