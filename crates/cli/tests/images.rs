@@ -273,7 +273,11 @@ fn a_step_is_planned_without_the_images() {
     let dir = folder();
     let plan = |extra: &[&str]| {
         let mut command = wgrad();
-        command.arg("plan").arg(dir.path().join("stripes.toml")).args(["--device", "cpu", "--memory", "32MiB"]).args(extra);
+        command
+            .arg("plan")
+            .arg(dir.path().join("stripes.toml"))
+            .args(["--device", "cpu", "--memory", "32MiB"])
+            .args(extra);
         succeed(command)
     };
     let text = plan(&["--json", "--set", "data.path=/nowhere"]);

@@ -22,8 +22,7 @@ impl Augmentation {
         }
         let [_, height, width] = shape;
         let key = [seed as u32, (seed >> 32) as u32];
-        let [down, right, flip, _] =
-            philox4x32([position as u32, (position >> 32) as u32, 0, DOMAIN], key);
+        let [down, right, flip, _] = philox4x32([position as u32, (position >> 32) as u32, 0, DOMAIN], key);
         // How far the part that is cut out lies from the image's own place, `-crop..=crop`.
         let crop = self.random_crop.min(height.max(width)) as i64;
         let shift = |word: u32| below(u64::from(word) << 32, 2 * crop as u64 + 1) as i64 - crop;
@@ -33,7 +32,8 @@ impl Augmentation {
             for y in 0..height as i64 {
                 let inside = usize::try_from(y + down).ok().filter(|&row| row < height);
                 let row = inside.map_or(&[][..], |row| &plane[row * width..(row + 1) * width]);
-                let at = |x: i64| usize::try_from(x + right).ok().and_then(|x| row.get(x)).copied().unwrap_or(0);
+                let at =
+                    |x: i64| usize::try_from(x + right).ok().and_then(|x| row.get(x)).copied().unwrap_or(0);
                 let columns = 0..width as i64;
                 if flip { out.extend(columns.rev().map(at)) } else { out.extend(columns.map(at)) }
             }

@@ -56,7 +56,10 @@ fn unfit<T>(expected: impl Into<String>, found: impl ToString) -> Result<T, Unfi
 fn parse(mut reader: impl Read) -> Result<Idx, Unfit> {
     let [zero, also_zero, kind, axes] = header(&mut reader, "two zeros, a type and a number of axes")?;
     if (zero, also_zero) != (0, 0) {
-        return unfit("two zeros at the beginning, as of all IDX files", format!("{zero:#04x} {also_zero:#04x}"));
+        return unfit(
+            "two zeros at the beginning, as of all IDX files",
+            format!("{zero:#04x} {also_zero:#04x}"),
+        );
     }
     if kind != 0x08 {
         return unfit("elements of type 0x08, unsigned bytes", format!("type {kind:#04x}"));
@@ -137,7 +140,10 @@ mod tests {
             assert!(matches!(read(&packed[..length]), Err(DataError::Idx { .. })), "{length} bytes, gzipped");
         }
         let error = read(&[&SMALL[..], &[1]].concat()).expect_err("too long").to_string();
-        assert!(error.contains("2 elements, by extents [1, 1, 2]") && error.contains("found more"), "{error}");
+        assert!(
+            error.contains("2 elements, by extents [1, 1, 2]") && error.contains("found more"),
+            "{error}"
+        );
         let error = read(&SMALL[..17]).expect_err("too short").to_string();
         assert!(error.contains("found 1: the file ends there"), "{error}");
     }

@@ -24,7 +24,8 @@ impl LabelledImages {
     pub fn of_split(folder: &Path, split: &str) -> Result<Self> {
         let file = |what: &str| {
             let name = format!("{split}-{what}-ubyte");
-            let found = [folder.join(&name), folder.join(format!("{name}.gz"))].into_iter().find(|p| p.is_file());
+            let found =
+                [folder.join(&name), folder.join(format!("{name}.gz"))].into_iter().find(|p| p.is_file());
             found.ok_or_else(|| DataError::NoImages { folder: folder.to_owned(), name })
         };
         let (images, labels): (PathBuf, PathBuf) = (file("images-idx3")?, file("labels-idx1")?);
@@ -140,9 +141,14 @@ mod tests {
         assert_eq!((images.len(), images.classes(), images.shape), (2, 4, [1, 1, 2]));
         assert_eq!((images.image(1), images.image(2)), (&[255, 255][..], &[][..]));
         let statistics = images.statistics();
-        assert!((statistics[0].0 - 0.75).abs() < 1e-12 && (statistics[0].1 - 0.1875_f64.sqrt()).abs() < 1e-12);
+        assert!(
+            (statistics[0].0 - 0.75).abs() < 1e-12 && (statistics[0].1 - 0.1875_f64.sqrt()).abs() < 1e-12
+        );
         let error = LabelledImages::of_split(folder.path(), "t10k").expect_err("no such split").to_string();
-        assert!(error.contains("t10k-images-idx3-ubyte") && error.contains("dataset-fashion-mnist"), "{error}");
+        assert!(
+            error.contains("t10k-images-idx3-ubyte") && error.contains("dataset-fashion-mnist"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -165,7 +165,8 @@ impl Cnn {
         check_room("CNN", config.parameters(), init)?;
         let mut inputs = config.num_channels;
         let mut block = |&outputs: &usize| {
-            let layers = (0..config.depth).map(|_| ConvLayer::new(config, init, std::mem::replace(&mut inputs, outputs), outputs));
+            let layers = (0..config.depth)
+                .map(|_| ConvLayer::new(config, init, std::mem::replace(&mut inputs, outputs), outputs));
             CnnBlock { layers: layers.collect(), pool: MaxPool2d::new([2, 2]) }
         };
         let blocks = config.channels.iter().map(&mut block).collect();
@@ -195,7 +196,8 @@ impl Cnn {
         let [height, width] = self.config.image_size;
         let expected = [self.config.num_channels, height, width];
         if x_nchw.error().is_none() && x_nchw.shape().dims().get(1..) != Some(&expected) {
-            let message = format!("expects images [n, {}, {height}, {width}], got {}", expected[0], x_nchw.shape());
+            let message =
+                format!("expects images [n, {}, {height}, {width}], got {}", expected[0], x_nchw.shape());
             return x_nchw.invalid("cnn", message);
         }
         let x_nchw = self.blocks.iter().fold(x_nchw.clone(), |x, block| block.forward(&x, ctx));

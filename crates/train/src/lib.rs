@@ -37,9 +37,9 @@ pub use self::recipe::{
 };
 pub use self::run_folder::RunFolder;
 pub use self::sample::SampleOptions;
+pub use self::task::causal_lm::{CausalLmRecipe, Gpt2Recipe, ModelKind, TextRecipe};
 pub use self::task::image_classification::{
     CnnRecipe, ImageClassificationRecipe, ImageDataRecipe, ImageModelKind, ImageTask,
 };
-pub use self::task::causal_lm::{CausalLmRecipe, Gpt2Recipe, ModelKind, TextRecipe};
 pub use self::task::{Measured, TaskKind, TaskOptions, TaskRecipe, Units};
 pub use self::trainer::{Outcome, ProfileOptions, RunOptions, resume, train};

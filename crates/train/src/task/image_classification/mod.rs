@@ -174,7 +174,8 @@ impl Processor {
             Tensor::from_vec(values, shape, device)
         };
         let scale = self.image_std.iter().map(|std| (self.rescale_factor / std) as f32).collect();
-        let shift = self.image_mean.iter().zip(&self.image_std).map(|(mean, std)| (-mean / std) as f32).collect();
+        let shift =
+            self.image_mean.iter().zip(&self.image_std).map(|(mean, std)| (-mean / std) as f32).collect();
         (per_channel(scale), per_channel(shift))
     }
 }

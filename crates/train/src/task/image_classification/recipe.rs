@@ -122,7 +122,8 @@ impl CnnRecipe {
             ..CnnConfig::default()
         };
         if !data.labels.is_empty() {
-            let names = data.labels.iter().enumerate().map(|(id, name)| (id.to_string(), name.clone().into()));
+            let names =
+                data.labels.iter().enumerate().map(|(id, name)| (id.to_string(), name.clone().into()));
             config.other.insert("id2label".to_owned(), serde_json::Value::Object(names.collect()));
         }
         config
