@@ -4,15 +4,36 @@
 
 mod auto;
 pub mod cnn;
+pub mod bart;
+pub mod bert;
 mod error;
+mod folders;
 pub mod generate;
 pub mod gpt2;
+mod heads;
 mod loss;
+pub mod marian;
 mod pretrained;
+pub mod roberta;
+pub mod seq2seq;
+pub mod t5;
+pub mod text_classifier;
+pub mod transformer;
 
 pub use auto::AutoModelForCausalLM;
 pub use cnn::{Cnn, CnnConfig};
+pub use bart::{BartConfig, BartForConditionalGeneration};
+pub use bert::{
+    BertConfig, BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification,
+    BertForTokenClassification, BertModel,
+};
 pub use error::ModelError;
 pub use generate::{CausalLanguageModel, GenerateOptions, generate};
 pub use gpt2::{Gpt2Config, Gpt2Init, Gpt2LMHead};
 pub use loss::{IGNORED_LABEL, causal_loss};
+pub use marian::MarianMTModel;
+pub use roberta::{RobertaForMaskedLM, RobertaForSequenceClassification};
+pub use seq2seq::EncoderDecoder;
+pub use t5::{T5Config, T5ForConditionalGeneration};
+pub use text_classifier::{TextClassifier, TextClassifierConfig};
+pub use transformer::{MultiTaskConfig, MultiTaskEncoder, TransformerSeq2Seq, TransformerSeq2SeqConfig};

@@ -157,10 +157,34 @@ impl Weights {
     }
 
     /// Gives the tensors other names.
-    #[allow(dead_code, reason = "for families whose files have older names")]
     pub(crate) fn rename(&mut self, new: impl Fn(&str) -> String) {
         for (name, _) in &mut self.tensors {
             *name = new(name);
+        }
+    }
+
+    /// Whether there is a tensor whose name matches the pattern.
+    pub(crate) fn contains(&self, pattern: &str) -> bool {
+        self.tensors.iter().any(|(name, _)| name_matches(pattern, name))
+    }
+
+    /// Of a file of a larger model only what is under `prefix`, without it; everything where nothing is.
+    pub(crate) fn below(&mut self, prefix: &str) {
+        if self.tensors.iter().any(|(name, _)| name.starts_with(prefix)) {
+            self.tensors.retain_mut(|(name, _)| match name.strip_prefix(prefix) {
+                Some(rest) => {
+                    *name = rest.to_owned();
+                    true
+                }
+                None => false,
+            });
+        }
+    }
+
+    /// Adds a tensor that files may leave out, unless it is there.
+    pub(crate) fn or(&mut self, name: &str, tensor: Tensor) {
+        if !self.contains(name) {
+            self.tensors.push((name.to_owned(), tensor));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use wgrad_cpu::CpuDevice;
 use wgrad_nn::{
-    Activation, CausalSelfAttention, Context, Init, LayerNorm, Linear,
+    Activation, CausalSelfAttention, Context, Embedding, Init, LayerNorm, Linear,
     functional::{Attention, Reduction, cross_entropy, dropout, mse_loss, scaled_dot_product_attention},
 };
 use wgrad_tensor::{DType, DeviceHandle, Tensor, grad};
@@ -234,4 +234,17 @@ fn activations_go_by_their_hugging_face_names() {
     }
     let message = "geluu".parse::<Activation>().expect_err("no such name").to_string();
     assert!(message.contains("`geluu`") && message.contains("gelu_new"), "{message}");
+}
+
+#[test]
+fn the_row_of_padding_gets_no_gradient_from_look_ups() -> Outcome {
+    let device = device();
+    let table = Embedding::new(&Init::new(&device, 1), 3, 2).padded(Some(1));
+    let ids = Tensor::from_vec(vec![0i32, 1, 2, 1, 2], [5], &device);
+    let rows = table.forward(&ids);
+    let plain = Embedding { padding_idx: None, ..table.clone() }.forward(&ids);
+    assert_eq!(rows.to_vec::<f32>()?, plain.to_vec::<f32>()?);
+    let gradient = wgrad_tensor::grad(&rows.sum_all(), &[&table.weight.tensor()])?;
+    assert_eq!(gradient[0].to_vec::<f32>()?, [1.0, 1.0, 0.0, 0.0, 2.0, 2.0]);
+    Ok(())
 }

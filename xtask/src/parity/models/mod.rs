@@ -12,6 +12,10 @@ use super::{
 use crate::Result;
 
 mod causal;
+mod encoders;
+mod keras;
+mod multi_task;
+mod seq2seq;
 
 /// Reference tensors by name.
 pub(crate) type Tensors = BTreeMap<String, Reference>;
@@ -26,7 +30,17 @@ pub(crate) type Wanted<'a> = &'a dyn Fn(&str) -> Option<&'a Reference>;
 type Open = fn(&Path, &DeviceHandle, &Kind) -> Result<Box<dyn Case>>;
 
 /// Every kind of model, by `model_type` or `source` of `config.json`, or `kind` of `meta.json`.
-const FAMILIES: &[(&str, Open)] = &[("gpt2", causal::open)];
+const FAMILIES: &[(&str, Open)] = &[
+    ("gpt2", causal::open),
+    ("bert", encoders::open),
+    ("roberta", encoders::open),
+    ("t5", seq2seq::t5),
+    ("bart", seq2seq::bart),
+    ("marian", seq2seq::marian),
+    ("torch nn.Transformer", seq2seq::transformer),
+    ("torch nn.TransformerEncoder", multi_task::open),
+    ("text_classifier", keras::open),
+];
 
 /// A model as the comparison runs it.
 pub(crate) trait Case {
@@ -121,7 +135,6 @@ impl Kind {
     }
 
     /// The first architecture, such as `BertForMaskedLM`; empty where none is named.
-    #[allow(dead_code, reason = "families with several heads ask for it")]
     pub(crate) fn architecture(&self) -> &str {
         self.architectures.first().map_or("", String::as_str)
     }
