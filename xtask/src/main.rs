@@ -1,4 +1,4 @@
-//! Repository tasks: `cargo xtask test | parity | bench | results | shaders | docs | ci`.
+//! Repository tasks: `cargo xtask test | parity | interop | bench | results | shaders | docs | ci`.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ mod adapters;
 mod bench;
 mod ci;
 mod docs;
+mod interop;
 mod parity;
 mod profiles;
 mod results;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Args),
     /// Compares with reference data computed by PyTorch and Hugging Face.
     Parity(parity::Args),
+    /// Saves a small model of each family, and compares with what Hugging Face's `transformers` computes from the folder.
+    Interop(interop::Args),
     /// Times workloads; prints a JSON line for each.
     Bench(bench::Args),
     /// Makes a table of what workloads took, wgrad's and other frameworks', from their JSON lines.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test(args) => test::run(&args),
         Task::Parity(args) => parity::run(&args),
+        Task::Interop(args) => interop::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Results(args) => results::run(&args),
         Task::Shaders(args) => shaders::run(&args),

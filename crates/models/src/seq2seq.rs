@@ -49,7 +49,10 @@ pub trait EncoderDecoder {
         let constant = |value: i32| Tensor::constant(f64::from(value), labels_bt.dtype(), labels_bt.device());
         let start = constant(self.decoder_start_token_id()).expand([b, 1]);
         let shifted = Tensor::cat(&[&start, &labels_bt.narrow(1, 0, t.saturating_sub(1))], 1);
-        shifted.eq(constant(IGNORED_LABEL)).where_(&constant(self.pad_token_id()).expand([b, t]), &shifted)
+        // Computed, since the host knows of a selection only that it may hold labels that are no ids.
+        let counts = shifted.ne(constant(IGNORED_LABEL)).cast(labels_bt.dtype());
+        let padding = constant(1).sub(&counts).mul(constant(self.pad_token_id()));
+        shifted.mul(&counts).add(padding)
     }
 
     /// Logits `[b, t, v]` for each of `labels [b, t]`, from the source and the labels before it. `target_mask [b, t]` hides padding.

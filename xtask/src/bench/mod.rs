@@ -17,7 +17,7 @@ use crate::Result;
 mod counts;
 pub(crate) mod workloads;
 
-use workloads::{Expression, Step, language_model};
+use workloads::{Expression, MaskedLanguageModel, Step, language_model};
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -60,6 +60,8 @@ enum Workload {
     GptNano,
     /// A training step of a 6-layer GPT: width 384, context 256, batch 4, AdamW.
     GptMini,
+    /// A training step of a 4-layer masked language model: width 256, 16 texts of 128 tokens out of 8,192, AdamW.
+    BertMini,
     /// Causal attention and its gradient: 4 sequences of 512, 8 heads of width 64.
     Attention,
     /// Softmax of 4,096 rows of 1,024.
@@ -76,6 +78,7 @@ impl Workload {
             Workload::Matmul => "matmul",
             Workload::GptNano => "gpt-nano",
             Workload::GptMini => "gpt-mini",
+            Workload::BertMini => "bert-mini",
             Workload::Attention => "attention",
             Workload::Softmax => "softmax",
             Workload::LayerNorm => "layer-norm",
@@ -87,6 +90,7 @@ impl Workload {
         Ok(match self {
             Workload::Matmul => Box::new(Expression::matmul(1024, device)),
             Workload::GptNano | Workload::GptMini => Box::new(language_model(self.name(), device)?),
+            Workload::BertMini => Box::new(MaskedLanguageModel::bert_mini(device)?),
             Workload::Attention => Box::new(Expression::attention(device)),
             Workload::Softmax => Box::new(Expression::softmax(device)),
             Workload::LayerNorm => Box::new(Expression::layer_norm(device)),

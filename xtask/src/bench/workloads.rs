@@ -1,7 +1,7 @@
 //! The workloads: the same shapes, optimizer and generated batches as the harnesses of other frameworks use.
 
 use wgrad::{
-    models::{Gpt2Config, Gpt2Init, Gpt2LMHead},
+    models::{BertConfig, BertForMaskedLM, Gpt2Config, Gpt2Init, Gpt2LMHead, IGNORED_LABEL, bert::token_loss},
     nn::{Activation, BatchNorm2d, Conv2d, Init, LayerNorm, functional},
     prelude::{
         AdamW, AdamWConfig, Context, DeviceHandle, Module, Optimizer, Tensor, TensorError, all_parameters,
@@ -193,6 +193,74 @@ impl Step for LanguageModel {
 
     fn tokens(&self) -> Option<usize> {
         Some(self.batch * self.context)
+    }
+
+    fn params(&self) -> Option<usize> {
+        Some(self.model.num_parameters())
+    }
+}
+
+/// A training step of a masked language model: batch, forward, backward, AdamW.
+pub(crate) struct MaskedLanguageModel {
+    model: BertForMaskedLM,
+    optimizer: AdamW,
+    batches: Lcg,
+    device: DeviceHandle,
+    next: Option<(Tensor, Tensor)>,
+}
+
+impl MaskedLanguageModel {
+    const BATCH: usize = 16;
+    const TIME: usize = 128;
+
+    /// `bert-mini`: 4 layers, width 256, 4 heads, inner width 1,024, 8,192 tokens, no dropout.
+    ///
+    /// # Errors
+    /// The model does not fit on the device.
+    pub(crate) fn bert_mini(device: &DeviceHandle) -> Result<Self> {
+        let config = BertConfig {
+            vocab_size: 8192,
+            hidden_size: 256,
+            num_hidden_layers: 4,
+            num_attention_heads: 4,
+            intermediate_size: 1024,
+            max_position_embeddings: Self::TIME,
+            hidden_dropout_prob: 0.0,
+            attention_probs_dropout_prob: 0.0,
+            ..BertConfig::default()
+        };
+        let model = BertForMaskedLM::new(&config, &Init::new(device, 1337))?;
+        let mut optimizer = AdamW::new(all_parameters(&model, 0.01), AdamWConfig::default());
+        optimizer.set_lr(1e-4);
+        Ok(MaskedLanguageModel { model, optimizer, batches: Lcg(42), device: device.clone(), next: None })
+    }
+}
+
+impl Step for MaskedLanguageModel {
+    /// Tokens 5 to 8,191, of which 15 % are replaced by token 4 and are to be found again.
+    fn prepare(&mut self) {
+        let (mut inputs, mut labels) = (Vec::new(), Vec::new());
+        for _ in 0..Self::BATCH * Self::TIME {
+            let (token, masked) = (5 + (self.batches.next() % 8187) as i32, self.batches.next() % 100 < 15);
+            inputs.push(if masked { 4 } else { token });
+            labels.push(if masked { token } else { IGNORED_LABEL });
+        }
+        let tensor = |ids| Tensor::from_vec(ids, [Self::BATCH, Self::TIME], &self.device);
+        self.next = Some((tensor(inputs), tensor(labels)));
+    }
+
+    fn run(&mut self) -> Result {
+        let (ids, labels) = self.next.take().ok_or("a step without a batch")?;
+        let logits = self.model.forward(&ids, None, None, &Context::train(0, 0));
+        let loss = token_loss(&logits, &labels);
+        // What still holds the old weights keeps them from being updated in place.
+        drop(logits);
+        self.optimizer.step(&loss)?;
+        Ok(())
+    }
+
+    fn tokens(&self) -> Option<usize> {
+        Some(Self::BATCH * Self::TIME)
     }
 
     fn params(&self) -> Option<usize> {
