@@ -5,9 +5,15 @@ use wgrad_nn::{
     functional::{CrossEntropy, cross_entropy_with},
 };
 use wgrad_runtime::DeviceHandle;
-use wgrad_tensor::{DType, Tensor, eval};
+use wgrad_tensor::Tensor;
 
-use crate::{IGNORED_LABEL, ModelError};
+use crate::IGNORED_LABEL;
+
+mod beam;
+mod writer;
+
+pub use beam::{BeamSearch, beam_search};
+pub use writer::greedy;
 
 /// An encoder, and a decoder that attends to what the encoder made of the source.
 ///
@@ -97,58 +103,4 @@ pub fn seq2seq_loss(logits_btv: &Tensor, labels_bt: &Tensor, label_smoothing: f6
         ..CrossEntropy::default()
     };
     cross_entropy_with(logits_btv, labels_bt, &options)
-}
-
-/// Writes the likeliest token after the tokens so far, for each source of a batch, until each text has ended or holds `max_new_tokens`.
-/// The texts begin with [`EncoderDecoder::decoder_start_token_id`]; `stop` is whether the token that ends a text is heeded.
-///
-/// The source is encoded once. Targets are padded to one length, so that one program serves all tokens.
-///
-/// # Errors
-/// The model cannot be evaluated, or gives logits that are not numbers.
-pub fn greedy<M: EncoderDecoder + ?Sized>(
-    model: &M,
-    ids_bs: &Tensor,
-    mask: Option<&Tensor>,
-    max_new_tokens: usize,
-    stop: bool,
-) -> Result<Vec<Vec<i32>>, ModelError> {
-    let (ctx, device) = (Context::eval(), model.device());
-    let memory = last(model.encode(ids_bs, mask, &ctx), ids_bs);
-    eval(&[&memory])?;
-    let memory = memory.detach_realized();
-    let b = memory.shape().first().copied().unwrap_or(0);
-    let capacity = max_new_tokens.min(model.max_target()).max(1);
-    let eos = model.eos_token_id().filter(|_| stop);
-    let mut texts = vec![vec![model.decoder_start_token_id()]; b];
-    for step in 0..capacity.min(max_new_tokens) {
-        let ended = |text: &Vec<i32>| step > 0 && text.last().copied() == eos && eos.is_some();
-        if b == 0 || texts.iter().all(ended) {
-            break;
-        }
-        let padded = texts.iter().flat_map(|text| {
-            let tokens = text.iter().copied().chain(std::iter::repeat(model.pad_token_id()));
-            tokens.take(capacity).collect::<Vec<_>>()
-        });
-        let ids = Tensor::from_vec(padded.collect::<Vec<_>>(), [b, capacity], &device);
-        let states = model.decode(&ids, None, &Source { memory: &memory, mask }, &ctx);
-        let x_btc = last(states, &ids);
-        let [_, t, c] = x_btc.dims::<3>();
-        let rows: Vec<i32> = (0..b).map(|row| (row * t + texts[row].len() - 1) as i32).collect();
-        let rows = Tensor::from_vec(rows, [b], &device);
-        let logits = model.logits(&x_btc.reshape([b * t, c]).embedding(&rows)).cast(DType::F32).to_vec::<f32>()?;
-        for (text, logits) in texts.iter_mut().zip(logits.chunks_exact(model.vocab_size().max(1))) {
-            if logits.iter().any(|l| l.is_nan()) {
-                let message = "the model gives logits that are not numbers; its parameters are damaged";
-                return Err(ModelError::Generate(message.into()));
-            }
-            if ended(text) {
-                continue;
-            }
-            // The smaller id wins a tie, as with argmax.
-            let best = logits.iter().enumerate().fold(0, |best, (i, l)| if *l > logits[best] { i } else { best });
-            text.push(best as i32);
-        }
-    }
-    Ok(texts)
 }

@@ -180,3 +180,16 @@ fn every_parameter_that_a_head_reads_has_a_gradient() -> Outcome {
     assert_eq!(grad(&loss, &parameters.iter().collect::<Vec<_>>())?.len(), parameters.len());
     Ok(())
 }
+
+#[test]
+fn logits_of_masked_positions_alone_are_those_of_all() -> Outcome {
+    let device = device();
+    let model = BertForMaskedLM::new(&config(), &Init::new(&device, 1))?;
+    let states = model.bert.forward(&ids(&[&[3, 4, 5], &[6, 7, 8]], &device), None, None, &Context::eval());
+    let rows = Tensor::from_vec(vec![5i32, 1], [2], &device);
+    let (some, all) = (model.logits_at(&states, &rows).to_vec::<f32>()?, model.logits(&states).to_vec::<f32>()?);
+    let expected: Vec<f32> = [&all[5 * 11..], &all[11..22]].concat();
+    assert_eq!(some.len(), expected.len());
+    assert!(some.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));
+    Ok(())
+}

@@ -6,7 +6,7 @@ use wgrad_cpu::CpuDevice;
 use wgrad_models::{
     BartConfig, BartForConditionalGeneration, EncoderDecoder, MarianMTModel, T5Config,
     T5ForConditionalGeneration,
-    seq2seq::{Source, greedy, seq2seq_loss},
+    seq2seq::{BeamSearch, Source, beam_search, greedy, seq2seq_loss},
 };
 use wgrad_nn::{Context, Init, Module};
 use wgrad_tensor::{DeviceHandle, Tensor};
@@ -114,11 +114,49 @@ fn greedy_text_is_the_argmax_of_what_training_computes() -> Outcome {
         let texts = greedy(model, &source, Some(&mask), 5, false)?;
         for (row, text) in texts.iter().enumerate() {
             assert_eq!((text.len(), text[0]), (6, model.decoder_start_token_id()), "{name}");
-            let row = row as isize as usize;
             let (one, one_mask) = (source.narrow(0, row, 1), mask.narrow(0, row, 1));
             let logits = model.forward(&one, Some(&one_mask), &ids(&[&text[1..]], &device), None, &Context::eval());
             assert_eq!(logits.argmax(-1, false).to_vec::<i32>()?, text[1..], "{name}");
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_single_beam_is_greedy_and_as_many_as_tokens_miss_nothing() -> Outcome {
+    each(|name, model, _| {
+        let (device, v) = (model.device(), model.vocab_size());
+        let (source, mask) = (ids(&[&[5, 6, 7], &[7, 8, 1]], &device), ids(&[&[1, 1, 1], &[1, 1, 0]], &device));
+        let search = |num_beams, max_new_tokens| {
+            let options = BeamSearch { num_beams, max_new_tokens, ..BeamSearch::default() };
+            beam_search(model, &source, Some(&mask), &options)
+        };
+        assert_eq!(search(1, 4)?, greedy(model, &source, Some(&mask), 4, true)?, "{name}");
+
+        // Every text of two tokens, and that which ends after one.
+        let end = model.eos_token_id().ok_or("no end")?;
+        for (row, found) in search(v, 2)?.into_iter().enumerate() {
+            let (one, one_mask) = (source.narrow(0, row, 1), mask.narrow(0, row, 1));
+            let mut best = (f32::MIN, Vec::new());
+            for first in 0..v as i32 {
+                let labels = ids(&[&[first, 0]], &device);
+                let logits = model.forward(&one, Some(&one_mask), &labels, None, &Context::eval());
+                let logs = logits.log_softmax(-1).to_vec::<f32>()?;
+                let start = model.decoder_start_token_id();
+                if first == end {
+                    let score = logs[first as usize];
+                    best = if score > best.0 { (score, vec![start, first]) } else { best };
+                    continue;
+                }
+                for second in 0..v {
+                    let score = (logs[first as usize] + logs[v + second]) / 2.0;
+                    best = if score > best.0 { (score, vec![start, first, second as i32]) } else { best };
+                }
+            }
+            assert_eq!(found, best.1, "{name}");
+        }
+        let none = BeamSearch { num_beams: 0, ..BeamSearch::default() };
+        assert!(beam_search(model, &source, None, &none).is_err());
         Ok(())
     })
 }

@@ -206,7 +206,8 @@ pub(crate) struct MaskedLanguageModel {
     optimizer: AdamW,
     batches: Lcg,
     device: DeviceHandle,
-    next: Option<(Tensor, Tensor)>,
+    /// Ids, masked positions, and what stood there.
+    next: Option<[Tensor; 3]>,
 }
 
 impl MaskedLanguageModel {
@@ -239,22 +240,30 @@ impl MaskedLanguageModel {
 impl Step for MaskedLanguageModel {
     /// Tokens 5 to 8,191, of which 15 % are replaced by token 4 and are to be found again.
     fn prepare(&mut self) {
-        let (mut inputs, mut labels) = (Vec::new(), Vec::new());
-        for _ in 0..Self::BATCH * Self::TIME {
+        let (mut inputs, mut rows, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..Self::BATCH * Self::TIME {
             let (token, masked) = (5 + (self.batches.next() % 8187) as i32, self.batches.next() % 100 < 15);
             inputs.push(if masked { 4 } else { token });
-            labels.push(if masked { token } else { IGNORED_LABEL });
+            if masked {
+                rows.push(row as i32);
+                labels.push(token);
+            }
         }
-        let tensor = |ids| Tensor::from_vec(ids, [Self::BATCH, Self::TIME], &self.device);
-        self.next = Some((tensor(inputs), tensor(labels)));
+        // A multiple of so many, so that one program serves nearly all batches.
+        let count = labels.len().next_multiple_of(128);
+        rows.resize(count, 0);
+        labels.resize(count, IGNORED_LABEL);
+        let tensor = |values: Vec<i32>, shape: &[usize]| Tensor::from_vec(values, shape, &self.device);
+        let ids = tensor(inputs, &[Self::BATCH, Self::TIME]);
+        self.next = Some([ids, tensor(rows, &[count]), tensor(labels, &[count])]);
     }
 
     fn run(&mut self) -> Result {
-        let (ids, labels) = self.next.take().ok_or("a step without a batch")?;
-        let logits = self.model.forward(&ids, None, None, &Context::train(0, 0));
-        let loss = token_loss(&logits, &labels);
+        let [ids, rows, labels] = self.next.take().ok_or("a step without a batch")?;
+        let states = self.model.bert.forward(&ids, None, None, &Context::train(0, 0));
+        let loss = token_loss(&self.model.logits_at(&states, &rows), &labels);
         // What still holds the old weights keeps them from being updated in place.
-        drop(logits);
+        drop(states);
         self.optimizer.step(&loss)?;
         Ok(())
     }

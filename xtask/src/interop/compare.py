@@ -23,6 +23,11 @@ for folder in map(pathlib.Path, sys.argv[1:]):
         found = outputs[name]
         error = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
         worst = max(worst, error / max(1.0, float(found.abs().max())))
+    if "beams" in io:
+        encoder = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        found = model.generate(**encoder, num_beams=4, max_new_tokens=6, do_sample=False)
+        if found.tolist() != io["beams"].tolist():
+            problems["beams"] = [found.tolist(), io["beams"].tolist()]
     ok = not problems and worst <= 1e-5
     failed += not ok
     print(f"{'ok  ' if ok else 'FAIL'} {folder.name} ({kind.__name__}): largest difference {worst:.1e} {problems or ''}")

@@ -8,6 +8,7 @@ use wgrad::{
         BertForSequenceClassification, BertForTokenClassification, EncoderDecoder, Gpt2Config, Gpt2Init,
         Gpt2LMHead, MarianMTModel, RobertaForMaskedLM, RobertaForSequenceClassification, T5Config,
         T5ForConditionalGeneration,
+        seq2seq::{BeamSearch, beam_search},
     },
     prelude::*,
 };
@@ -61,7 +62,7 @@ fn gpt2(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     model.save_pretrained(dir)?;
     let (ids, mask) = texts(device, 0);
     let logits = model.forward(&ids, Some(&mask), &Context::eval());
-    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)] })
+    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)], beams: None })
 }
 
 fn bert_config() -> BertConfig {
@@ -83,7 +84,7 @@ fn bert_mlm(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     model.save_pretrained(dir)?;
     let (ids, mask) = texts(device, 0);
     let logits = model.forward(&ids, Some(&mask), None, &Context::eval());
-    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)] })
+    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)], beams: None })
 }
 
 fn bert_sequence(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
@@ -94,7 +95,7 @@ fn bert_sequence(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     let logits = model.forward(&ids, Some(&mask), Some(&mask), &Context::eval());
     let mut inputs = both(&ids, &mask);
     inputs.push(("token_type_ids", mask));
-    Ok(Saved { inputs, outputs: vec![("logits", logits)] })
+    Ok(Saved { inputs, outputs: vec![("logits", logits)], beams: None })
 }
 
 fn bert_token(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
@@ -102,7 +103,7 @@ fn bert_token(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     model.save_pretrained(dir)?;
     let (ids, mask) = texts(device, 0);
     let logits = model.forward(&ids, Some(&mask), None, &Context::eval());
-    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)] })
+    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)], beams: None })
 }
 
 fn bert_qa(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
@@ -110,7 +111,7 @@ fn bert_qa(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     model.save_pretrained(dir)?;
     let (ids, mask) = texts(device, 0);
     let [start, end] = model.forward(&ids, Some(&mask), None, &Context::eval());
-    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("start_logits", start), ("end_logits", end)] })
+    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("start_logits", start), ("end_logits", end)], beams: None })
 }
 
 fn roberta_config() -> BertConfig {
@@ -128,7 +129,7 @@ fn roberta_mlm(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     model.save_pretrained(dir)?;
     let (ids, mask) = texts(device, 1);
     let logits = model.forward(&ids, Some(&mask), &Context::eval());
-    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)] })
+    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)], beams: None })
 }
 
 fn roberta_sequence(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
@@ -136,16 +137,21 @@ fn roberta_sequence(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     model.save_pretrained(dir)?;
     let (ids, mask) = texts(device, 1);
     let logits = model.forward(&ids, Some(&mask), &Context::eval());
-    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)] })
+    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)], beams: None })
 }
 
 /// What a model with an encoder and a decoder computes for texts that are their own target.
-fn seq2seq(model: &impl EncoderDecoder, device: &DeviceHandle) -> Saved {
+fn seq2seq(model: &impl EncoderDecoder, device: &DeviceHandle) -> Result<Saved> {
     let (ids, mask) = texts(device, model.pad_token_id());
     let logits = model.forward(&ids, Some(&mask), &ids, None, &Context::eval());
     let mut inputs = both(&ids, &mask);
     inputs.push(("decoder_input_ids", model.shift_right(&ids)));
-    Saved { inputs, outputs: vec![("logits", logits)] }
+    let options = BeamSearch { num_beams: 4, max_new_tokens: 6, ..BeamSearch::default() };
+    let mut texts = beam_search(model, &ids, Some(&mask), &options)?;
+    let width = texts.iter().map(Vec::len).max().unwrap_or(0);
+    texts.iter_mut().for_each(|text| text.resize(width, model.pad_token_id()));
+    let beams = Tensor::from_vec(texts.concat(), [texts.len(), width], device);
+    Ok(Saved { inputs, outputs: vec![("logits", logits)], beams: Some(beams) })
 }
 
 fn t5(dir: &Path, device: &DeviceHandle, gated: bool) -> Result<Saved> {
@@ -164,11 +170,11 @@ fn t5(dir: &Path, device: &DeviceHandle, gated: bool) -> Result<Saved> {
     };
     let model = T5ForConditionalGeneration::new(&config, &Init::new(device, 1))?;
     model.save_pretrained(dir)?;
-    Ok(seq2seq(&model, device))
+    seq2seq(&model, device)
 }
 
 fn bart_config(family: BartConfig) -> BartConfig {
-    BartConfig {
+    let mut config = BartConfig {
         vocab_size: VOCABULARY,
         d_model: 24,
         encoder_layers: 2,
@@ -183,18 +189,21 @@ fn bart_config(family: BartConfig) -> BartConfig {
         eos_token_id: Some(2),
         decoder_start_token_id: 3,
         ..family
-    }
+    };
+    // Texts that are cut end with any token.
+    config.other.insert("forced_eos_token_id".into(), serde_json::Value::Null);
+    config
 }
 
 fn bart(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     let config = bart_config(BartConfig::default());
     let model = BartForConditionalGeneration::new(&config, &Init::new(device, 1))?;
     model.save_pretrained(dir)?;
-    Ok(seq2seq(&model, device))
+    seq2seq(&model, device)
 }
 
 fn marian(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     let model = MarianMTModel::new(&bart_config(BartConfig::marian()), &Init::new(device, 1))?;
     model.save_pretrained(dir)?;
-    Ok(seq2seq(&model, device))
+    seq2seq(&model, device)
 }

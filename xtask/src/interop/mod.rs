@@ -36,6 +36,8 @@ const SCRIPT: &str = include_str!("compare.py");
 pub(crate) struct Saved {
     pub(crate) inputs: Vec<(&'static str, Tensor)>,
     pub(crate) outputs: Vec<(&'static str, Tensor)>,
+    /// The best of four beams of six tokens at most, padded.
+    pub(crate) beams: Option<Tensor>,
 }
 
 /// Saves a small model of each family with what it computes, and lets `transformers` load it and compute the same.
@@ -60,6 +62,7 @@ pub(crate) fn run(args: &Args) -> Result {
         };
         let mut io = named("in", saved.inputs);
         io.extend(named("out", saved.outputs));
+        io.extend(saved.beams.map(|beams| ("beams".to_owned(), beams)));
         safetensors::save(&dir.join("io.safetensors"), &io, &[])?;
         folders.push(dir);
     }

@@ -11,7 +11,7 @@ use wgrad::{
 use super::{
     compare::Report,
     models::{Batch, Case, Kind, Outputs, Tensors},
-    reference::{Meta, Trajectory, WeightDecay, json, tensors},
+    reference::{Meta, Trajectory, WeightDecay, json, json_or_default, tensors},
 };
 use crate::Result;
 
@@ -20,7 +20,7 @@ pub(crate) fn run(dir: &Path, device: &DeviceHandle, gpu: bool) -> Result<Report
     let run = Run {
         kind: Kind::read(dir)?,
         io: tensors(&dir.join("io.safetensors"))?,
-        meta: json(&dir.join("meta.json"))?,
+        meta: json_or_default(&dir.join("meta.json"))?,
         dir,
         device,
         gpu,

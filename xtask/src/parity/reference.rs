@@ -88,6 +88,11 @@ pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     Ok(serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display()))?)
 }
 
+/// A JSON file that may be missing.
+pub(crate) fn json_or_default<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
+    if path.is_file() { json(path) } else { Ok(T::default()) }
+}
+
 /// Every tensor of a safetensors file.
 pub(crate) fn tensors(path: &Path) -> Result<BTreeMap<String, Reference>> {
     let bytes = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;

@@ -100,6 +100,15 @@ impl BertForMaskedLM {
         self.logits(&self.bert.forward(ids_bt, attention_mask, token_type_ids, ctx))
     }
 
+    /// Logits `[n, v]` at the `n` positions alone that have been masked, from the last hidden states `[b, t, c]`: the output layer is the
+    /// largest part of a small model, and a loss reads a sixth of it. `rows [n]` (i32) counts positions through the batch: `t` times the
+    /// text's number, plus the position in it.
+    #[track_caller]
+    pub fn logits_at(&self, x_btc: &Tensor, rows: &Tensor) -> Tensor {
+        let [b, t, c] = x_btc.dims::<3>();
+        self.logits(&x_btc.reshape([b * t, c]).embedding(rows))
+    }
+
     /// The head: `[.., c]` to `[.., v]`.
     #[track_caller]
     pub fn logits(&self, x: &Tensor) -> Tensor {

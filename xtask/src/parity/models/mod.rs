@@ -7,7 +7,7 @@ use wgrad::prelude::*;
 
 use super::{
     compare::Report,
-    reference::{Kind as Elements, Reference, json},
+    reference::{Kind as Elements, Reference, json, json_or_default},
 };
 use crate::Result;
 
@@ -116,7 +116,7 @@ fn best_two(ids: &Tensor, logits: &Tensor) -> Outputs {
 }
 
 /// What a case's files say that it is.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(crate) struct Kind {
     model_type: Option<String>,
     #[serde(default)]
@@ -124,14 +124,21 @@ pub(crate) struct Kind {
     source: Option<String>,
     /// Of `meta.json`.
     kind: Option<String>,
+    /// Keras' layers, where `config.json` lists them.
+    #[serde(default)]
+    layers: serde_json::Value,
 }
 
 impl Kind {
     /// Reads `config.json` and `meta.json`.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
-        let kind: Kind = json(&dir.join("config.json"))?;
-        let meta: Kind = json(&dir.join("meta.json"))?;
-        Ok(Kind { kind: meta.kind, ..kind })
+        let config: Kind = json(&dir.join("config.json"))?;
+        let meta: Kind = json_or_default(&dir.join("meta.json"))?;
+        let averages = config.layers.as_array().is_some_and(|layers| {
+            layers.iter().any(|layer| layer.as_str().is_some_and(|name| name == "GlobalAveragePooling1D"))
+        });
+        let kind = meta.kind.or(averages.then(|| "text_classifier".to_owned()));
+        Ok(Kind { kind, ..config })
     }
 
     /// The first architecture, such as `BertForMaskedLM`; empty where none is named.
