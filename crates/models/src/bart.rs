@@ -156,7 +156,13 @@ impl EncoderDecoder for BartForConditionalGeneration {
     }
 
     #[track_caller]
-    fn decode(&self, ids_bt: &Tensor, mask: Option<&Tensor>, source: &Source<'_>, ctx: &Context) -> Vec<Tensor> {
+    fn decode(
+        &self,
+        ids_bt: &Tensor,
+        mask: Option<&Tensor>,
+        source: &Source<'_>,
+        ctx: &Context,
+    ) -> Vec<Tensor> {
         let decoder = &self.model.decoder;
         let start = decoder.start.forward(ids_bt, || self.embed(ids_bt), ctx);
         let (key_mask, source_mask) = (mask.map(as_bool), source.mask.map(as_bool));
@@ -362,7 +368,8 @@ impl BartDecoderLayer {
     ) -> Tensor {
         let y_btc = self.dropout.forward(&self.self_attn.forward(x_btc, x_btc, see, ctx), ctx);
         let x_btc = self.self_attn_layer_norm.forward(&x_btc.add(y_btc));
-        let y_btc = self.dropout.forward(&self.encoder_attn.forward(&x_btc, memory_bsc, see_source, ctx), ctx);
+        let y_btc =
+            self.dropout.forward(&self.encoder_attn.forward(&x_btc, memory_bsc, see_source, ctx), ctx);
         self.feed_forward.forward(&self.encoder_attn_layer_norm.forward(&x_btc.add(y_btc)), ctx)
     }
 }

@@ -43,7 +43,8 @@ pub(crate) fn time_of(
         return Err(Box::new(ids.invalid(model, format!("expects ids [batch, time], got {}", ids.shape()))));
     };
     if t > longest {
-        let message = format!("{t} positions exceed the longest text of {longest} (`{key}`); shorten the text");
+        let message =
+            format!("{t} positions exceed the longest text of {longest} (`{key}`); shorten the text");
         return Err(Box::new(ids.invalid(model, message)));
     }
     Ok(t)

@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod auto;
-pub mod cnn;
 pub mod bart;
 pub mod bert;
+pub mod cnn;
 mod error;
 mod folders;
 pub mod generate;
@@ -21,12 +21,12 @@ pub mod text_classifier;
 pub mod transformer;
 
 pub use auto::AutoModelForCausalLM;
-pub use cnn::{Cnn, CnnConfig};
 pub use bart::{BartConfig, BartForConditionalGeneration};
 pub use bert::{
     BertConfig, BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification,
     BertForTokenClassification, BertModel,
 };
+pub use cnn::{Cnn, CnnConfig};
 pub use error::ModelError;
 pub use generate::{CausalLanguageModel, GenerateOptions, generate};
 pub use gpt2::{Gpt2Config, Gpt2Init, Gpt2LMHead};

@@ -89,7 +89,13 @@ impl EncoderDecoder for MarianMTModel {
     }
 
     #[track_caller]
-    fn decode(&self, ids_bt: &Tensor, mask: Option<&Tensor>, source: &Source<'_>, ctx: &Context) -> Vec<Tensor> {
+    fn decode(
+        &self,
+        ids_bt: &Tensor,
+        mask: Option<&Tensor>,
+        source: &Source<'_>,
+        ctx: &Context,
+    ) -> Vec<Tensor> {
         self.transformer.decode(ids_bt, mask, source, ctx)
     }
 

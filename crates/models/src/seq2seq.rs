@@ -42,7 +42,13 @@ pub trait EncoderDecoder {
     fn encode(&self, ids_bs: &Tensor, mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor>;
 
     /// States of the target, of which the last one is what [`EncoderDecoder::logits`] takes.
-    fn decode(&self, ids_bt: &Tensor, mask: Option<&Tensor>, source: &Source<'_>, ctx: &Context) -> Vec<Tensor>;
+    fn decode(
+        &self,
+        ids_bt: &Tensor,
+        mask: Option<&Tensor>,
+        source: &Source<'_>,
+        ctx: &Context,
+    ) -> Vec<Tensor>;
 
     /// The output layer: `[.., c]` to `[.., v]`.
     fn logits(&self, x: &Tensor) -> Tensor;

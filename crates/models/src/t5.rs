@@ -132,7 +132,13 @@ impl EncoderDecoder for T5ForConditionalGeneration {
     }
 
     #[track_caller]
-    fn decode(&self, ids_bt: &Tensor, mask: Option<&Tensor>, source: &Source<'_>, ctx: &Context) -> Vec<Tensor> {
+    fn decode(
+        &self,
+        ids_bt: &Tensor,
+        mask: Option<&Tensor>,
+        source: &Source<'_>,
+        ctx: &Context,
+    ) -> Vec<Tensor> {
         self.decoder.forward(&self.shared.forward(ids_bt), mask, Some(source), ctx)
     }
 
@@ -189,7 +195,9 @@ impl T5Stack {
         ctx: &Context,
     ) -> Vec<Tensor> {
         if x_btc.error().is_none() && x_btc.rank() != 3 {
-            return vec![x_btc.invalid("t5", format!("expects ids [batch, time], got embeddings {}", x_btc.shape()))];
+            return vec![
+                x_btc.invalid("t5", format!("expects ids [batch, time], got embeddings {}", x_btc.shape())),
+            ];
         }
         let key_mask = mask.map(as_bool);
         let source_mask = source.and_then(|source| source.mask).map(as_bool);
@@ -236,7 +244,8 @@ impl Buckets {
     /// The bucket of every query and key of `t` positions, row-major.
     fn of(self, t: usize) -> Vec<i32> {
         // It depends on the distance only.
-        let by_distance: Vec<[i32; 2]> = (0..t).map(|d| [self.bucket(d, false), self.bucket(d, true)]).collect();
+        let by_distance: Vec<[i32; 2]> =
+            (0..t).map(|d| [self.bucket(d, false), self.bucket(d, true)]).collect();
         let pairs = (0..t).flat_map(|query| (0..t).map(move |key| (query, key)));
         pairs.map(|(query, key)| by_distance[query.abs_diff(key)][usize::from(key > query)]).collect()
     }

@@ -41,7 +41,8 @@ fn ids(rows: &[&[i32]], device: &DeviceHandle) -> Tensor {
 #[test]
 fn parameters_are_named_as_hugging_face_names_them() -> Outcome {
     let init = Init::new(&device(), 0);
-    let names = |model: &dyn Module| -> Vec<String> { model.named_parameters().into_iter().map(|p| p.0).collect() };
+    let names =
+        |model: &dyn Module| -> Vec<String> { model.named_parameters().into_iter().map(|p| p.0).collect() };
     let masked = names(&BertForMaskedLM::new(&config(), &init)?);
     for name in [
         "bert.embeddings.word_embeddings.weight",
@@ -74,7 +75,8 @@ fn a_folder_goes_out_and_in_unchanged() -> Outcome {
     let loaded = BertForSequenceClassification::from_pretrained(dir.path(), &device)?;
     assert_eq!(loaded.config(), saved.config());
     assert_eq!(loaded.config().num_labels(), 3);
-    let logits = |m: &BertForSequenceClassification| m.forward(&x, None, None, &Context::eval()).to_vec::<f32>();
+    let logits =
+        |m: &BertForSequenceClassification| m.forward(&x, None, None, &Context::eval()).to_vec::<f32>();
     assert_eq!(logits(&saved)?, logits(&loaded)?);
     // The part below the head alone.
     let body = BertModel::from_pretrained(dir.path(), &device)?;
@@ -92,8 +94,11 @@ fn old_names_and_copies_of_tied_tensors_load_too() -> Outcome {
     let (device, dir) = (device(), tempfile::tempdir()?);
     let saved = BertForMaskedLM::new(&config(), &Init::new(&device, 3))?;
     saved.save_pretrained(dir.path())?;
-    let old = |name: String| name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
-    let mut tensors: Vec<(String, Tensor)> = saved.state_dict().into_iter().map(|(n, t)| (old(n), t)).collect();
+    let old = |name: String| {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    };
+    let mut tensors: Vec<(String, Tensor)> =
+        saved.state_dict().into_iter().map(|(n, t)| (old(n), t)).collect();
     let table = saved.bert.embeddings.word_embeddings.weight.tensor();
     tensors.push(("cls.predictions.decoder.weight".into(), table));
     tensors.push(("bert.embeddings.position_ids".into(), ids(&[&[0, 1, 2]], &device)));
@@ -155,8 +160,12 @@ fn the_loss_of_a_classifier_follows_its_labels() -> Outcome {
 fn what_does_not_fit_is_an_error() -> Outcome {
     let (device, dir) = (device(), tempfile::tempdir()?);
     let init = Init::new(&device, 0);
-    let wrong = |result: Result<BertForMaskedLM, ModelError>| result.err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(wrong(BertForMaskedLM::new(&BertConfig { num_attention_heads: 3, ..config() }, &init)).contains("does not divide"));
+    let wrong =
+        |result: Result<BertForMaskedLM, ModelError>| result.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(
+        wrong(BertForMaskedLM::new(&BertConfig { num_attention_heads: 3, ..config() }, &init))
+            .contains("does not divide")
+    );
     assert!(wrong(BertForMaskedLM::new(&roberta(), &init)).contains("expected `bert`"));
     assert!(RobertaForMaskedLM::new(&BertConfig { pad_token_id: None, ..roberta() }, &init).is_err());
     let model = RobertaForMaskedLM::new(&roberta(), &init)?;
@@ -164,7 +173,8 @@ fn what_does_not_fit_is_an_error() -> Outcome {
     let message = model.forward(&long, None, &Context::eval()).error().map(ToString::to_string);
     assert!(message.is_some_and(|m| m.contains("longest text of 7")), "positions begin after padding's");
     BertForMaskedLM::new(&config(), &init)?.save_pretrained(dir.path())?;
-    let text = fs::read_to_string(dir.path().join("config.json"))?.replace("\"hidden_size\": 8", "\"hidden_size\": 10");
+    let text = fs::read_to_string(dir.path().join("config.json"))?
+        .replace("\"hidden_size\": 8", "\"hidden_size\": 10");
     fs::write(dir.path().join("config.json"), text)?;
     assert!(wrong(BertForMaskedLM::from_pretrained(dir.path(), &device)).contains("instead of"));
     Ok(())
@@ -187,7 +197,8 @@ fn logits_of_masked_positions_alone_are_those_of_all() -> Outcome {
     let model = BertForMaskedLM::new(&config(), &Init::new(&device, 1))?;
     let states = model.bert.forward(&ids(&[&[3, 4, 5], &[6, 7, 8]], &device), None, None, &Context::eval());
     let rows = Tensor::from_vec(vec![5i32, 1], [2], &device);
-    let (some, all) = (model.logits_at(&states, &rows).to_vec::<f32>()?, model.logits(&states).to_vec::<f32>()?);
+    let (some, all) =
+        (model.logits_at(&states, &rows).to_vec::<f32>()?, model.logits(&states).to_vec::<f32>()?);
     let expected: Vec<f32> = [&all[5 * 11..], &all[11..22]].concat();
     assert_eq!(some.len(), expected.len());
     assert!(some.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));

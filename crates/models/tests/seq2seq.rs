@@ -110,12 +110,14 @@ fn padding_of_the_source_changes_nothing() -> Outcome {
 fn greedy_text_is_the_argmax_of_what_training_computes() -> Outcome {
     each(|name, model, _| {
         let device = model.device();
-        let (source, mask) = (ids(&[&[5, 6, 7], &[7, 8, 1]], &device), ids(&[&[1, 1, 1], &[1, 1, 0]], &device));
+        let (source, mask) =
+            (ids(&[&[5, 6, 7], &[7, 8, 1]], &device), ids(&[&[1, 1, 1], &[1, 1, 0]], &device));
         let texts = greedy(model, &source, Some(&mask), 5, false)?;
         for (row, text) in texts.iter().enumerate() {
             assert_eq!((text.len(), text[0]), (6, model.decoder_start_token_id()), "{name}");
             let (one, one_mask) = (source.narrow(0, row, 1), mask.narrow(0, row, 1));
-            let logits = model.forward(&one, Some(&one_mask), &ids(&[&text[1..]], &device), None, &Context::eval());
+            let logits =
+                model.forward(&one, Some(&one_mask), &ids(&[&text[1..]], &device), None, &Context::eval());
             assert_eq!(logits.argmax(-1, false).to_vec::<i32>()?, text[1..], "{name}");
         }
         Ok(())
@@ -126,7 +128,8 @@ fn greedy_text_is_the_argmax_of_what_training_computes() -> Outcome {
 fn a_single_beam_is_greedy_and_as_many_as_tokens_miss_nothing() -> Outcome {
     each(|name, model, _| {
         let (device, v) = (model.device(), model.vocab_size());
-        let (source, mask) = (ids(&[&[5, 6, 7], &[7, 8, 1]], &device), ids(&[&[1, 1, 1], &[1, 1, 0]], &device));
+        let (source, mask) =
+            (ids(&[&[5, 6, 7], &[7, 8, 1]], &device), ids(&[&[1, 1, 1], &[1, 1, 0]], &device));
         let search = |num_beams, max_new_tokens| {
             let options = BeamSearch { num_beams, max_new_tokens, ..BeamSearch::default() };
             beam_search(model, &source, Some(&mask), &options)
@@ -194,7 +197,9 @@ fn what_cannot_be_is_refused_by_name() -> Outcome {
     let init = Init::new(&device(), 0);
     let text = |error: Option<wgrad_models::ModelError>| error.map(|e| e.to_string()).unwrap_or_default();
     let t5 = |config: T5Config| text(T5ForConditionalGeneration::new(&config, &init).err());
-    assert!(t5(T5Config { feed_forward_proj: "gated-swoosh".into(), ..t5_default() }).contains("gated-swoosh"));
+    assert!(
+        t5(T5Config { feed_forward_proj: "gated-swoosh".into(), ..t5_default() }).contains("gated-swoosh")
+    );
     assert!(t5(T5Config { eos_token_id: Some(99), ..t5_default() }).contains("eos_token_id"));
     let mut apart = bart(true);
     apart.other.insert("share_encoder_decoder_embeddings".into(), false.into());

@@ -1,7 +1,9 @@
 //! The workloads: the same shapes, optimizer and generated batches as the harnesses of other frameworks use.
 
 use wgrad::{
-    models::{BertConfig, BertForMaskedLM, Gpt2Config, Gpt2Init, Gpt2LMHead, IGNORED_LABEL, bert::token_loss},
+    models::{
+        BertConfig, BertForMaskedLM, Gpt2Config, Gpt2Init, Gpt2LMHead, IGNORED_LABEL, bert::token_loss,
+    },
     nn::{Activation, BatchNorm2d, Conv2d, Init, LayerNorm, functional},
     prelude::{
         AdamW, AdamWConfig, Context, DeviceHandle, Module, Optimizer, Tensor, TensorError, all_parameters,

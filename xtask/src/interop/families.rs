@@ -111,7 +111,11 @@ fn bert_qa(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     model.save_pretrained(dir)?;
     let (ids, mask) = texts(device, 0);
     let [start, end] = model.forward(&ids, Some(&mask), None, &Context::eval());
-    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("start_logits", start), ("end_logits", end)], beams: None })
+    Ok(Saved {
+        inputs: both(&ids, &mask),
+        outputs: vec![("start_logits", start), ("end_logits", end)],
+        beams: None,
+    })
 }
 
 fn roberta_config() -> BertConfig {

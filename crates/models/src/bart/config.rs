@@ -122,8 +122,10 @@ impl BartConfig {
         let c = self.d_model as u128;
         let attention = 4 * (c * c + c) + 2 * c;
         let feed_forward = |f: usize| 2 * c * f as u128 + f as u128 + 3 * c;
-        let encoder = (self.encoder_layers as u128).saturating_mul(attention + feed_forward(self.encoder_ffn_dim));
-        let decoder = (self.decoder_layers as u128).saturating_mul(2 * attention + feed_forward(self.decoder_ffn_dim));
+        let encoder =
+            (self.encoder_layers as u128).saturating_mul(attention + feed_forward(self.encoder_ffn_dim));
+        let decoder =
+            (self.decoder_layers as u128).saturating_mul(2 * attention + feed_forward(self.decoder_ffn_dim));
         let tables = self.vocab_size as u128 * c * if self.tie_word_embeddings { 1 } else { 2 };
         let positions =
             if self.is_marian() { 0 } else { 2 * (self.max_position_embeddings as u128 + 2) * c + 4 * c };
@@ -152,7 +154,8 @@ impl BartConfig {
             ("decoder_ffn_dim", self.decoder_ffn_dim),
             ("max_position_embeddings", self.max_position_embeddings),
         ];
-        if let Some((key, size)) = sizes.iter().find(|(_, size)| *size == 0 || *size > i32::MAX as usize - 2) {
+        if let Some((key, size)) = sizes.iter().find(|(_, size)| *size == 0 || *size > i32::MAX as usize - 2)
+        {
             return refuse(format!("`{key}` is {size}, expected 1 to {}", i32::MAX - 2));
         }
         let heads = [
@@ -184,12 +187,16 @@ impl BartConfig {
             }
         }
         let number = |key: &str| self.other.get(key).and_then(Value::as_f64);
-        if let Some(key) = ["encoder_layerdrop", "decoder_layerdrop"].into_iter().find(|key| number(key) > Some(0.0)) {
+        if let Some(key) =
+            ["encoder_layerdrop", "decoder_layerdrop"].into_iter().find(|key| number(key) > Some(0.0))
+        {
             return refuse(format!("`{key}` is above 0, which is not supported; set it to 0"));
         }
         let apart = self.other.get("share_encoder_decoder_embeddings") == Some(&Value::Bool(false));
         if apart || number("decoder_vocab_size").is_some_and(|v| v != self.vocab_size as f64) {
-            return refuse("encoder and decoder have vocabularies of their own, which is not supported".into());
+            return refuse(
+                "encoder and decoder have vocabularies of their own, which is not supported".into(),
+            );
         }
         Ok(())
     }

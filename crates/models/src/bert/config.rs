@@ -132,7 +132,8 @@ impl BertConfig {
             .saturating_add(self.type_vocab_size as u128);
         // Four projections of attention, two of the feed-forward part, their biases, and two norms.
         let block = 4 * (c * c + c) + (c * f + f) + (f * c + c) + 4 * c;
-        let all = rows.saturating_mul(c).saturating_add((self.num_hidden_layers as u128).saturating_mul(block));
+        let all =
+            rows.saturating_mul(c).saturating_add((self.num_hidden_layers as u128).saturating_mul(block));
         usize::try_from(all + 2 * c).unwrap_or(usize::MAX)
     }
 
@@ -189,8 +190,7 @@ impl BertConfig {
             }
             _ => {}
         }
-        for (key, set) in
-            [("is_decoder", self.is_decoder), ("add_cross_attention", self.add_cross_attention)]
+        for (key, set) in [("is_decoder", self.is_decoder), ("add_cross_attention", self.add_cross_attention)]
         {
             if set {
                 return refuse(format!("`{key}` is true, which is not supported; set it to false"));

@@ -7,11 +7,7 @@ use wgrad_nn::{
 use wgrad_tensor::Tensor;
 
 use super::{BertConfig, BertModel, first, linear as projection, square, weights, weights_without_pooler};
-use crate::{
-    ModelError,
-    folders::folders,
-    pretrained::check_parameters,
-};
+use crate::{ModelError, folders::folders, pretrained::check_parameters};
 
 /// What a text goes through below a head.
 fn body(config: &BertConfig, init: &Init, pooler: bool) -> Result<BertModel, ModelError> {

@@ -60,7 +60,8 @@ impl<'a, M: EncoderDecoder + ?Sized> Writer<'a, M> {
         let [_, t, c] = x_btc.dims::<3>();
         let row = |(row, text): (usize, &Vec<i32>)| (row * t + text.len().clamp(1, t.max(1)) - 1) as i32;
         let rows = Tensor::from_vec(texts.iter().enumerate().map(row).collect::<Vec<i32>>(), [b], &device);
-        let logits = model.logits(&x_btc.reshape([b * t, c]).embedding(&rows)).cast(DType::F32).to_vec::<f32>()?;
+        let logits =
+            model.logits(&x_btc.reshape([b * t, c]).embedding(&rows)).cast(DType::F32).to_vec::<f32>()?;
         if logits.iter().any(|l| l.is_nan()) {
             let message = "the model gives logits that are not numbers; its parameters are damaged";
             return Err(ModelError::Generate(message.into()));
@@ -94,7 +95,8 @@ pub fn greedy<M: EncoderDecoder + ?Sized>(
         for (text, logits) in texts.iter_mut().zip(logits.chunks_exact(model.vocab_size().max(1))) {
             if !ended(text) {
                 // The smaller id wins a tie, as with argmax.
-                let better = |best: usize, (id, logit): (usize, &f32)| if *logit > logits[best] { id } else { best };
+                let better =
+                    |best: usize, (id, logit): (usize, &f32)| if *logit > logits[best] { id } else { best };
                 text.push(logits.iter().enumerate().fold(0, better) as i32);
             }
         }

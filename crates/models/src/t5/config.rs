@@ -153,10 +153,15 @@ impl T5Config {
             ));
         }
         if !(0.0..=1.0).contains(&self.dropout_rate) {
-            return refuse(format!("`dropout_rate` is {}, expected a probability in [0, 1]", self.dropout_rate));
+            return refuse(format!(
+                "`dropout_rate` is {}, expected a probability in [0, 1]",
+                self.dropout_rate
+            ));
         }
-        let positive =
-            [("layer_norm_epsilon", self.layer_norm_epsilon), ("initializer_factor", self.initializer_factor)];
+        let positive = [
+            ("layer_norm_epsilon", self.layer_norm_epsilon),
+            ("initializer_factor", self.initializer_factor),
+        ];
         if let Some((key, value)) = positive.iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
             return refuse(format!("`{key}` is {value}, expected 0 or more"));
         }
@@ -173,7 +178,8 @@ impl T5Config {
             ("decoder_start_token_id", self.decoder_start_token_id),
             ("eos_token_id", self.eos_token_id),
         ];
-        if let Some((key, id)) = ids.iter().find_map(|(key, id)| id.filter(|id| *id >= self.vocab_size).map(|id| (key, id)))
+        if let Some((key, id)) =
+            ids.iter().find_map(|(key, id)| id.filter(|id| *id >= self.vocab_size).map(|id| (key, id)))
         {
             return refuse(format!("`{key}` is {id}, but there are {} tokens", self.vocab_size));
         }

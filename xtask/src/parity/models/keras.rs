@@ -86,9 +86,15 @@ impl Case for TextClassifier {
                     report.scalar(&format!("{label}[{step}].grad_norm"), *norm, found, tolerance);
                 }
             }
-            let probs = TextClassifier::forward(self, batch.get("input_ids")?, &Context::eval()).to_f64_vec()?;
+            let probs =
+                TextClassifier::forward(self, batch.get("input_ids")?, &Context::eval()).to_f64_vec()?;
             if probs.len() != want.final_probs.len() {
-                return Err(format!("{label}: {} final_probs for {} texts", want.final_probs.len(), probs.len()).into());
+                return Err(format!(
+                    "{label}: {} final_probs for {} texts",
+                    want.final_probs.len(),
+                    probs.len()
+                )
+                .into());
             }
             for (row, (found, expected)) in probs.iter().zip(&want.final_probs).enumerate() {
                 report.scalar(&format!("{label}.final_probs[{row}]"), *expected, *found, tolerance);

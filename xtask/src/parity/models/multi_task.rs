@@ -2,11 +2,7 @@
 
 use std::path::Path;
 
-use wgrad::{
-    models::MultiTaskEncoder,
-    nn::multi_task::weighted_sum,
-    prelude::*,
-};
+use wgrad::{models::MultiTaskEncoder, nn::multi_task::weighted_sum, prelude::*};
 
 use super::{Batch, Case, Kind, Outputs};
 use crate::Result;
