@@ -5,12 +5,25 @@ use std::path::Path;
 use wgrad_nn::Init;
 use wgrad_runtime::DeviceHandle;
 
-use crate::{CausalLanguageModel, Gpt2LMHead, ModelError, pretrained::read_model_type};
+use crate::{
+    CausalLanguageModel, Gpt2LMHead, GptNeoXForCausalLM, LlamaForCausalLM, ModelError, llama::MODEL_TYPES,
+    pretrained::read_model_type,
+};
 
 type Load = fn(&Path, &Init) -> Result<Box<dyn CausalLanguageModel>, ModelError>;
 
-const CAUSAL: &[(&str, Load)] =
-    &[("gpt2", |dir, init| Ok(Box::new(Gpt2LMHead::from_pretrained_as(dir, init)?)))];
+const CAUSAL: &[(&str, Load)] = &[
+    ("gpt2", |dir, init| Ok(Box::new(Gpt2LMHead::from_pretrained_as(dir, init)?))),
+    ("gpt_neox", |dir, init| Ok(Box::new(GptNeoXForCausalLM::from_pretrained_as(dir, init)?))),
+    (MODEL_TYPES[0], llama),
+    (MODEL_TYPES[1], llama),
+    (MODEL_TYPES[2], llama),
+    (MODEL_TYPES[3], llama),
+];
+
+fn llama(dir: &Path, init: &Init) -> Result<Box<dyn CausalLanguageModel>, ModelError> {
+    Ok(Box::new(LlamaForCausalLM::from_pretrained_as(dir, init)?))
+}
 
 /// Language models by the `model_type` of a folder's `config.json`.
 #[derive(Clone, Copy, Debug)]

@@ -7,25 +7,12 @@ use wgrad_nn::{Context, Module};
 use wgrad_runtime::DeviceHandle;
 use wgrad_tensor::Tensor;
 
-use crate::ModelError;
+use crate::{CacheSpec, KeyValueCache, ModelError};
 
 /// A model that predicts the next token.
 ///
 /// Legend of shapes: b batch, t time, c width, v vocabulary.
 pub trait CausalLanguageModel: Module + Debug {
-    /// Logits `[b, t, v]` of the token after each position, for ids `[b, t]` (i32). `attention_mask [b, t]` (bool, or numbers of which
-    /// 0 means the same as false) hides padding from the other positions.
-    fn forward(&self, ids: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor;
-
-    /// The residual stream `[b, t, c]`: first the embeddings, then after each block; the last one is after the final norm.
-    fn hidden_states(&self, ids: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor>;
-
-    /// Writes `config.json` and `model.safetensors` into a folder, as Hugging Face's `from_pretrained` reads them.
-    ///
-    /// # Errors
-    /// The parameters cannot be read back, or the files cannot be written.
-    fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError>;
-
     /// Number of tokens.
     fn vocab_size(&self) -> usize;
 
@@ -35,9 +22,36 @@ pub trait CausalLanguageModel: Module + Debug {
     /// Where it computes.
     fn device(&self) -> DeviceHandle;
 
-    /// Logits `[b, vocab]` of the token after position `positions[b]` (i32) of `ids [b, t]` (i32), in evaluation mode. What
-    /// stands after that position does not matter.
-    fn logits_at(&self, ids: &Tensor, positions: &Tensor) -> Tensor;
+    /// Logits `[b, t, v]` of the token after each position, for ids `[b, t]` (i32). `attention_mask [b, t]` (bool, or numbers of which
+    /// 0 means the same as false) hides padding from the other positions.
+    ///
+    /// Ids of another rank, longer than the context, or (where the host knows them) not in the vocabulary are an error that
+    /// the result carries.
+    fn forward(&self, ids: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        self.logits(&self.transform(ids, attention_mask, ctx))
+    }
+
+    /// The residual stream `[b, t, c]` after the final norm: what the output layer sees.
+    fn transform(&self, ids: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor;
+
+    /// The residual stream `[b, t, c]`: first the embeddings, then after each block; the last one is after the final norm.
+    fn hidden_states(&self, ids: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor>;
+
+    /// The output layer: `[.., c]` to `[.., v]`.
+    fn logits(&self, x: &Tensor) -> Tensor;
+
+    /// Of what size its keys and values are.
+    fn cache_spec(&self) -> CacheSpec;
+
+    /// As [`CausalLanguageModel::transform`], in evaluation mode, for the next ids `[b, t]` of the texts in a cache, which then holds
+    /// their keys and values too. Where they go is [`KeyValueCache::position`]; it is for the caller to move on.
+    fn transform_next(&self, ids: &Tensor, cache: &mut KeyValueCache) -> Tensor;
+
+    /// Writes `config.json` and `model.safetensors` into a folder, as Hugging Face's `from_pretrained` reads them.
+    ///
+    /// # Errors
+    /// The parameters cannot be read back, or the files cannot be written.
+    fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError>;
 }
 
 /// How to choose the next token.
@@ -108,7 +122,8 @@ pub fn generate(
         padded.resize(capacity, 0);
         let ids = Tensor::from_vec(padded, [1, capacity], &device);
         let position = Tensor::from_vec(vec![window.len() as i32 - 1], [1], &device);
-        let logits = model.logits_at(&ids, &position).to_f64_vec()?;
+        let last = model.transform(&ids, None, &Context::eval()).squeeze(0).embedding(&position);
+        let logits = model.logits(&last).to_f64_vec()?;
         if logits.iter().any(|l| l.is_nan()) {
             return refuse("the model gives logits that are not numbers; its parameters are damaged".into());
         }

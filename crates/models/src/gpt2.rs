@@ -7,13 +7,14 @@ use std::path::Path;
 
 use wgrad_nn::{
     Activation, Context, Conv1D, Dropout, Embedding, Init, Initializer, LayerNorm, Linear, Module,
-    functional::{Attention, cross_entropy, linear_cross_entropy, scaled_dot_product_attention},
+    functional::{cross_entropy, linear_cross_entropy},
 };
 use wgrad_runtime::DeviceHandle;
-use wgrad_tensor::{DType, Tensor, checkpoint};
+use wgrad_tensor::Tensor;
 
 use crate::{
-    CausalLanguageModel, ModelError, causal_loss,
+    CacheSpec, CausalLanguageModel, InitScheme, KeyValueCache, ModelError, causal_loss,
+    decoder::{Pass, Weighing},
     pretrained::{self, Weights, check_parameters, check_room},
 };
 
@@ -21,18 +22,8 @@ mod config;
 
 pub use config::Gpt2Config;
 
-/// How the weights of a new model are drawn. Biases are 0 and the weights of norms 1 in either case.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Gpt2Init {
-    /// Normal with standard deviation `initializer_range`; for the two projections onto the residual stream of each block that
-    /// divided by `√(2 n_layer)`, as the paper and Hugging Face do.
-    #[default]
-    ScaledResiduals,
-    /// Normal with standard deviation `initializer_range` throughout.
-    Plain,
-    /// Zeros, for weights that are loaded next.
-    Zeros,
-}
+/// How the weights of a new GPT-2 are drawn.
+pub type Gpt2Init = InitScheme;
 
 /// `GPT2LMHeadModel`: the transformer and its output layer.
 #[derive(Clone, Debug, Module)]
@@ -53,18 +44,7 @@ impl Gpt2LMHead {
     pub fn new(config: &Gpt2Config, init: &Init, scheme: Gpt2Init) -> Result<Self, ModelError> {
         config.validate()?;
         check_room("GPT-2", config.parameters(), init)?;
-        let weights = match scheme {
-            Gpt2Init::Zeros => Initializer::Zeros,
-            Gpt2Init::Plain | Gpt2Init::ScaledResiduals => {
-                Initializer::Normal { std: config.initializer_range }
-            }
-        };
-        let residual = match scheme {
-            Gpt2Init::ScaledResiduals => {
-                Initializer::Normal { std: config.initializer_range / (2.0 * config.n_layer as f64).sqrt() }
-            }
-            Gpt2Init::Plain | Gpt2Init::Zeros => weights,
-        };
+        let (weights, residual) = scheme.weights(config.initializer_range, config.n_layer);
         let transformer = Gpt2Model::new(config, init, weights, residual);
         let untied = !config.tie_word_embeddings;
         let lm_head = untied.then(|| Linear::with(init, config.n_embd, config.vocab_size, weights, None));
@@ -102,7 +82,11 @@ impl Gpt2LMHead {
         attention_mask: Option<&Tensor>,
         ctx: &Context,
     ) -> Vec<Tensor> {
-        self.transformer.hidden_states(ids_bt, attention_mask, ctx)
+        let mut states = Vec::with_capacity(self.transformer.h.len() + 1);
+        let pass = Pass::whole(attention_mask, false, ctx);
+        let last = self.transformer.run(ids_bt, &pass, |x| states.push(x.clone()));
+        states.push(last);
+        states
     }
 
     /// The output layer: `[.., c]` to `[.., v]`.
@@ -169,18 +153,6 @@ impl Gpt2LMHead {
 }
 
 impl CausalLanguageModel for Gpt2LMHead {
-    fn forward(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
-        Gpt2LMHead::forward(self, ids_bt, attention_mask, ctx)
-    }
-
-    fn hidden_states(&self, ids_bt: &Tensor, mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor> {
-        Gpt2LMHead::hidden_states(self, ids_bt, mask, ctx)
-    }
-
-    fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError> {
-        Gpt2LMHead::save_pretrained(self, dir)
-    }
-
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
@@ -193,13 +165,38 @@ impl CausalLanguageModel for Gpt2LMHead {
         self.transformer.wte.weight.tensor().device().clone()
     }
 
-    fn logits_at(&self, ids_bt: &Tensor, positions_b: &Tensor) -> Tensor {
-        let x_btc = self.transformer.forward(ids_bt, None, &Context::eval());
-        let [b, t, c] = x_btc.dims::<3>();
-        // Row `i t + position` of the flattened batch; the output layer then runs on one position per text only.
-        let first =
-            Tensor::arange(b, x_btc.device()).mul(Tensor::constant(t as f64, DType::I32, x_btc.device()));
-        self.logits(&x_btc.reshape([b * t, c]).embedding(&positions_b.add(&first)))
+    fn transform(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        self.transformer.forward(ids_bt, attention_mask, ctx)
+    }
+
+    fn hidden_states(&self, ids_bt: &Tensor, mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor> {
+        Gpt2LMHead::hidden_states(self, ids_bt, mask, ctx)
+    }
+
+    fn logits(&self, x: &Tensor) -> Tensor {
+        Gpt2LMHead::logits(self, x)
+    }
+
+    fn cache_spec(&self) -> CacheSpec {
+        CacheSpec {
+            layers: self.config.n_layer,
+            heads: self.config.n_head,
+            width: self.config.n_embd / self.config.n_head,
+            dtype: self.transformer.wte.weight.tensor().dtype(),
+        }
+    }
+
+    fn transform_next(&self, ids_bt: &Tensor, cache: &mut KeyValueCache) -> Tensor {
+        let ctx = Context::eval();
+        let pass = Pass::next(cache, &ctx);
+        let x_btc = self.transformer.run(ids_bt, &pass, |_| ());
+        let kept = pass.into_kept();
+        cache.take(kept);
+        x_btc
+    }
+
+    fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError> {
+        Gpt2LMHead::save_pretrained(self, dir)
     }
 }
 
@@ -236,39 +233,23 @@ impl Gpt2Model {
     /// Ids `[b, t]` to the normed residual stream `[b, t, c]`.
     #[track_caller]
     pub fn forward(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
-        let key_mask = attention_mask.map(as_bool);
-        let mut x_btc = self.embed(ids_bt, ctx);
+        self.run(ids_bt, &Pass::whole(attention_mask, self.checkpointing, ctx), |_| ())
+    }
+
+    /// As `forward`, showing what goes into each block.
+    #[track_caller]
+    fn run(&self, ids_bt: &Tensor, pass: &Pass<'_>, mut before: impl FnMut(&Tensor)) -> Tensor {
+        let mut x_btc = self.embed(ids_bt, pass);
         for block in &self.h {
-            x_btc = self.through(block, &x_btc, key_mask.as_ref(), ctx);
+            before(&x_btc);
+            x_btc = pass.through(&x_btc, |x| block.forward(x, pass));
         }
         self.ln_f.forward(&x_btc)
     }
 
-    #[track_caller]
-    fn through(&self, block: &Block, x_btc: &Tensor, key_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
-        if self.checkpointing && ctx.is_training() {
-            checkpoint(&[x_btc], |x| block.forward(&x[0], key_mask, ctx))
-        } else {
-            block.forward(x_btc, key_mask, ctx)
-        }
-    }
-
-    #[track_caller]
-    fn hidden_states(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor> {
-        let key_mask = attention_mask.map(as_bool);
-        let mut x_btc = self.embed(ids_bt, ctx);
-        let mut states = Vec::with_capacity(self.h.len() + 1);
-        for block in &self.h {
-            let next = block.forward(&x_btc, key_mask.as_ref(), ctx);
-            states.push(std::mem::replace(&mut x_btc, next));
-        }
-        states.push(self.ln_f.forward(&x_btc));
-        states
-    }
-
     /// Token plus position embeddings, `[b, t, c]`.
     #[track_caller]
-    fn embed(&self, ids_bt: &Tensor, ctx: &Context) -> Tensor {
+    fn embed(&self, ids_bt: &Tensor, pass: &Pass<'_>) -> Tensor {
         let wpe = self.wpe.weight.tensor();
         let [longest, _] = wpe.dims::<2>();
         if ids_bt.error().is_none() {
@@ -283,12 +264,8 @@ impl Gpt2Model {
             }
         }
         let [_, t] = ids_bt.dims::<2>();
-        self.drop.forward(&self.wte.forward(ids_bt).add(wpe.narrow(0, 0, t)), ctx)
+        self.drop.forward(&self.wte.forward(ids_bt).add(pass.rows_of(&wpe, t)), pass.ctx())
     }
-}
-
-fn as_bool(mask: &Tensor) -> Tensor {
-    if mask.dtype() == DType::Bool { mask.clone() } else { mask.cast(DType::Bool) }
 }
 
 /// `GPT2Block`: attention, then feed-forward, each on a normed copy of the residual stream to which it adds.
@@ -322,9 +299,9 @@ impl Block {
     }
 
     #[track_caller]
-    fn forward(&self, x_btc: &Tensor, key_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
-        let x_btc = x_btc.add(self.attn.forward(&self.ln_1.forward(x_btc), key_mask, ctx));
-        x_btc.add(self.mlp.forward(&self.ln_2.forward(&x_btc), ctx))
+    fn forward(&self, x_btc: &Tensor, pass: &Pass<'_>) -> Tensor {
+        let x_btc = x_btc.add(self.attn.forward(&self.ln_1.forward(x_btc), pass));
+        x_btc.add(self.mlp.forward(&self.ln_2.forward(&x_btc), pass.ctx()))
     }
 }
 
@@ -368,23 +345,14 @@ impl SelfAttention {
     }
 
     #[track_caller]
-    fn forward(&self, x_btc: &Tensor, key_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+    fn forward(&self, x_btc: &Tensor, pass: &Pass<'_>) -> Tensor {
         let [b, t, c] = x_btc.dims::<3>();
         let (h, d) = (self.n_head, c / self.n_head);
         let qkv_btn = self.c_attn.forward(x_btc);
-        let part =
-            |index: usize| qkv_btn.narrow(-1, index * c, c).reshape([b, t, h, d]).permute(&[0, 2, 1, 3]);
-        let (q_bhtd, k_bhtd, v_bhtd) = (part(0), part(1), part(2));
-        let options = Attention {
-            causal: true,
-            key_mask,
-            scale: Some(self.scale),
-            dropout: self.attn_pdrop,
-            ..Attention::default()
-        };
-        let y_bhtd = scaled_dot_product_attention(&q_bhtd, &k_bhtd, &v_bhtd, &options, ctx);
-        let y_btc = y_bhtd.permute(&[0, 2, 1, 3]).reshape([b, t, c]);
-        self.resid_dropout.forward(&self.c_proj.forward(&y_btc), ctx)
+        let [q_bthd, k_bthd, v_bthd] = [0, 1, 2].map(|part| qkv_btn.narrow(-1, part * c, c).reshape([b, t, h, d]));
+        let weighing = Weighing { scale: self.scale, window: None, dropout: self.attn_pdrop };
+        let y_btc = pass.attend(&q_bthd, &k_bthd, &v_bthd, weighing);
+        self.resid_dropout.forward(&self.c_proj.forward(&y_btc), pass.ctx())
     }
 }
 

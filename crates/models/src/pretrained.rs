@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use wgrad_nn::{
     Init, Module, name_matches,
     safetensors::{load_into, load_weights, write_atomically},
@@ -25,6 +26,14 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Reads `config.json` of a folder.
 pub(crate) fn read_config<C: DeserializeOwned>(dir: &Path) -> Result<C, ModelError> {
     read_json(dir.join(CONFIG))
+}
+
+/// Reads `config.json` of a folder where `understand` fills in what is not there.
+pub(crate) fn read_keys<C>(
+    dir: &Path,
+    understand: impl FnOnce(Map<String, Value>) -> Result<C, serde_json::Error>,
+) -> Result<C, ModelError> {
+    understand(read_config(dir)?).map_err(|source| ModelError::ConfigFile { path: dir.join(CONFIG), source })
 }
 
 /// The `model_type` of a folder's `config.json`, which must be one of `known`.

@@ -40,6 +40,11 @@ const FAMILIES: &[(&str, Open)] = &[
     ("torch nn.Transformer", seq2seq::transformer),
     ("torch nn.TransformerEncoder", multi_task::open),
     ("text_classifier", keras::open),
+    ("gpt_neox", causal::open),
+    ("llama", causal::open),
+    ("mistral", causal::open),
+    ("qwen2", causal::open),
+    ("qwen3", causal::open),
 ];
 
 /// A model as the comparison runs it.
