@@ -14,6 +14,7 @@ use wgrad::train::Override;
     after_help = "\
 Examples:
   wgrad train recipes/gpt-nano.toml
+  wgrad train recipes/fashion-cnn.toml
   wgrad plan recipes/gpt-nano.toml
   wgrad train recipes/gpt-nano.toml --device gpu --set train.steps=200
   wgrad train --resume runs/gpt-nano-001
