@@ -34,6 +34,8 @@ pub struct BartForConditionalGeneration {
     /// The output layer, `[v, c]`, unless it is the token table.
     pub lm_head: Option<Linear>,
     #[module(skip)]
+    suppressed: Vec<i32>,
+    #[module(skip)]
     config: BartConfig,
 }
 
@@ -65,6 +67,7 @@ impl BartForConditionalGeneration {
             },
             final_logits_bias: Param::buffer(Tensor::zeros([1, v], init.dtype(), init.device())),
             lm_head: (!config.tie_word_embeddings).then(|| Linear::with(init, c, v, normal, None)),
+            suppressed: config.suppressed_tokens(),
             config: config.clone(),
         };
         check_parameters(&model)?;
@@ -140,6 +143,14 @@ impl EncoderDecoder for BartForConditionalGeneration {
 
     fn eos_token_id(&self) -> Option<i32> {
         self.config.eos_token_id.map(|id| id as i32)
+    }
+
+    fn forced_eos_token_id(&self) -> Option<i32> {
+        self.config.forced_eos_token_id()
+    }
+
+    fn suppressed_tokens(&self) -> &[i32] {
+        &self.suppressed
     }
 
     fn device(&self) -> DeviceHandle {

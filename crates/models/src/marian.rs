@@ -79,6 +79,14 @@ impl EncoderDecoder for MarianMTModel {
         self.transformer.eos_token_id()
     }
 
+    fn forced_eos_token_id(&self) -> Option<i32> {
+        self.transformer.forced_eos_token_id()
+    }
+
+    fn suppressed_tokens(&self) -> &[i32] {
+        self.transformer.suppressed_tokens()
+    }
+
     fn device(&self) -> DeviceHandle {
         self.transformer.device()
     }

@@ -34,6 +34,16 @@ pub trait EncoderDecoder {
     /// The token that ends a text.
     fn eos_token_id(&self) -> Option<i32>;
 
+    /// The token that every text ends with that is cut, where there is one.
+    fn forced_eos_token_id(&self) -> Option<i32> {
+        None
+    }
+
+    /// Tokens that are not to be written.
+    fn suppressed_tokens(&self) -> &[i32] {
+        &[]
+    }
+
     /// Where it computes.
     fn device(&self) -> DeviceHandle;
 

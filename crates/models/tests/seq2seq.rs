@@ -32,7 +32,7 @@ fn t5(gated: bool) -> T5Config {
 }
 
 fn bart(marian: bool) -> BartConfig {
-    BartConfig {
+    let mut config = BartConfig {
         vocab_size: 13,
         d_model: 8,
         encoder_layers: 1,
@@ -45,7 +45,9 @@ fn bart(marian: bool) -> BartConfig {
         pad_token_id: 1,
         decoder_start_token_id: 2,
         ..if marian { BartConfig::marian() } else { BartConfig::default() }
-    }
+    };
+    config.other.insert("forced_eos_token_id".into(), serde_json::Value::Null);
+    config
 }
 
 fn ids(rows: &[&[i32]], device: &DeviceHandle) -> Tensor {
@@ -162,6 +164,26 @@ fn a_single_beam_is_greedy_and_as_many_as_tokens_miss_nothing() -> Outcome {
         assert!(beam_search(model, &source, None, &none).is_err());
         Ok(())
     })
+}
+
+#[test]
+fn a_configuration_can_keep_tokens_out_and_say_how_a_cut_text_ends() -> Outcome {
+    let device = device();
+    let mut config = bart(true);
+    let source = ids(&[&[5, 6, 7]], &device);
+    let init = || Init::new(&device, 7);
+    let free = greedy(&MarianMTModel::new(&config, &init())?, &source, None, 4, true)?;
+    let first = free[0][1];
+    let last = if first == 12 { 11 } else { 12 };
+    config.other.insert("bad_words_ids".into(), serde_json::json!([[first], [1, 2]]));
+    config.other.insert("forced_eos_token_id".into(), last.into());
+    let model = MarianMTModel::new(&config, &init())?;
+    let options = BeamSearch { num_beams: 1, max_new_tokens: 4, ..BeamSearch::default() };
+    for text in [greedy(&model, &source, None, 4, true)?, beam_search(&model, &source, None, &options)?] {
+        assert!(!text[0][1..].contains(&first), "{text:?} has {first}");
+        assert!(text[0].len() < 5 || text[0][4] == last, "{text:?} is cut");
+    }
+    Ok(())
 }
 
 #[test]

@@ -194,8 +194,8 @@ fn bart_config(family: BartConfig) -> BartConfig {
         decoder_start_token_id: 3,
         ..family
     };
-    // Texts that are cut end with any token.
-    config.other.insert("forced_eos_token_id".into(), serde_json::Value::Null);
+    // Texts that are cut end with this one.
+    config.other.insert("forced_eos_token_id".into(), 2.into());
     config
 }
 

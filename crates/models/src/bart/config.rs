@@ -117,6 +117,27 @@ impl BartConfig {
         self.model_type == "marian"
     }
 
+    /// `forced_eos_token_id`: the token that a text ends with that is cut. Hugging Face's default where the key is missing is 2 for BART
+    /// and 0 for Marian; `null` is none.
+    pub(crate) fn forced_eos_token_id(&self) -> Option<i32> {
+        let id = match self.other.get("forced_eos_token_id") {
+            Some(value) => value.as_i64()?,
+            None if self.is_marian() => 0,
+            None => 2,
+        };
+        i32::try_from(id).ok().filter(|id| (0..self.vocab_size as i64).contains(&i64::from(*id)))
+    }
+
+    /// `bad_words_ids`, those of one token: Marian's translators do not write padding.
+    pub(crate) fn suppressed_tokens(&self) -> Vec<i32> {
+        let words = self.other.get("bad_words_ids").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let single = |word: &Value| match word.as_array().map(Vec::as_slice) {
+            Some([token]) => token.as_i64().and_then(|id| i32::try_from(id).ok()).filter(|id| *id >= 0),
+            _ => None,
+        };
+        words.iter().filter_map(single).collect()
+    }
+
     /// Number of parameters, saturating.
     pub fn parameters(&self) -> usize {
         let c = self.d_model as u128;

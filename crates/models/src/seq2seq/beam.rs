@@ -74,7 +74,7 @@ pub fn beam_search<M: EncoderDecoder + ?Sized>(
             let beam = |place: usize| search.running.get(place).or(search.running.first());
             (0..beams).map(move |place| beam(place).map_or_else(Vec::new, |beam| beam.text.clone()))
         });
-        let logits = writer.logits(&places.collect::<Vec<_>>())?;
+        let logits = writer.allowed(&places.collect::<Vec<_>>(), length == longest)?;
         for (search, logits) in searches.iter_mut().zip(logits.chunks_exact(beams * v)) {
             if !search.over {
                 search.advance(logits, v, length, length == longest, model.eos_token_id(), options);

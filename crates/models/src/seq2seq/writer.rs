@@ -68,11 +68,29 @@ impl<'a, M: EncoderDecoder + ?Sized> Writer<'a, M> {
         }
         Ok(logits)
     }
+
+    /// [`Writer::logits`] with what the model's configuration says of tokens: some are not to be written, and the `last` one of a text may
+    /// be given.
+    pub(super) fn allowed(&self, texts: &[Vec<i32>], last: bool) -> Result<Vec<f32>, ModelError> {
+        let mut logits = self.logits(texts)?;
+        let forced = self.model.forced_eos_token_id().filter(|_| last);
+        for logits in logits.chunks_exact_mut(self.model.vocab_size().max(1)) {
+            if let Some(forced) = forced {
+                logits.fill(f32::NEG_INFINITY);
+                logits.iter_mut().skip(forced as usize).take(1).for_each(|logit| *logit = 0.0);
+                continue;
+            }
+            for &token in self.model.suppressed_tokens() {
+                logits.iter_mut().skip(token as usize).take(1).for_each(|logit| *logit = f32::NEG_INFINITY);
+            }
+        }
+        Ok(logits)
+    }
 }
 
 /// Writes the likeliest token after the tokens so far, for each source of `ids [b, s]`, until each text has ended or holds
 /// `max_new_tokens`. The texts begin with [`EncoderDecoder::decoder_start_token_id`]; `stop` is whether the token that ends a text is
-/// heeded.
+/// heeded, and what the configuration says of tokens.
 ///
 /// # Errors
 /// The model cannot be evaluated, or gives logits that are not numbers.
@@ -87,11 +105,12 @@ pub fn greedy<M: EncoderDecoder + ?Sized>(
     let eos = model.eos_token_id().filter(|_| stop);
     let mut texts = vec![vec![model.decoder_start_token_id()]; writer.targets()];
     let ended = |text: &Vec<i32>| text.len() > 1 && eos.is_some() && text.last().copied() == eos;
-    for _ in 0..writer.longest().min(max_new_tokens) {
+    let longest = writer.longest().min(max_new_tokens);
+    for length in 1..=longest {
         if texts.iter().all(ended) {
             break;
         }
-        let logits = writer.logits(&texts)?;
+        let logits = if stop { writer.allowed(&texts, length == longest)? } else { writer.logits(&texts)? };
         for (text, logits) in texts.iter_mut().zip(logits.chunks_exact(model.vocab_size().max(1))) {
             if !ended(text) {
                 // The smaller id wins a tie, as with argmax.
