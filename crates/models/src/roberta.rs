@@ -145,4 +145,96 @@ impl RobertaForSequenceClassification {
     }
 }
 
-folders!(BertConfig, weights_without_pooler; RobertaForMaskedLM, RobertaForSequenceClassification);
+/// `RobertaForTokenClassification`: scores of classes of every position.
+#[derive(Clone, Debug, Module)]
+pub struct RobertaForTokenClassification {
+    /// Everything below the head.
+    pub roberta: BertModel,
+    /// Before the classifier.
+    pub dropout: Dropout,
+    /// `[n, c]`.
+    pub classifier: Linear,
+    #[module(skip)]
+    config: BertConfig,
+}
+
+impl RobertaForTokenClassification {
+    /// A new model for the configuration's classes.
+    ///
+    /// # Errors
+    /// The configuration is impossible, or a parameter does not fit on the device.
+    pub fn new(config: &BertConfig, init: &Init) -> Result<Self, ModelError> {
+        Self::on(body(config, init)?, config, init)
+    }
+
+    /// A new head on a model that has been trained before. `config` says the classes.
+    ///
+    /// # Errors
+    /// A parameter does not fit on the device.
+    pub fn on(roberta: BertModel, config: &BertConfig, init: &Init) -> Result<Self, ModelError> {
+        let model = RobertaForTokenClassification {
+            roberta: roberta.without_pooler(),
+            dropout: Dropout::new(config.classifier_dropout.unwrap_or(config.hidden_dropout_prob)),
+            classifier: linear(config, init, config.hidden_size, config.num_labels()),
+            config: config.of("RobertaForTokenClassification"),
+        };
+        check_parameters(&model)?;
+        Ok(model)
+    }
+
+    /// Logits `[b, t, n]`; `attention_mask [b, t]` hides padding. Their loss is [`token_loss`](crate::bert::token_loss).
+    #[track_caller]
+    pub fn forward(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
+        let x_btc = self.roberta.forward(ids_bt, attention_mask, None, ctx);
+        self.classifier.forward(&self.dropout.forward(&x_btc, ctx))
+    }
+}
+
+/// `RobertaForQuestionAnswering`: scores of every position as the first and as the last of the answer.
+#[derive(Clone, Debug, Module)]
+pub struct RobertaForQuestionAnswering {
+    /// Everything below the head.
+    pub roberta: BertModel,
+    /// `[2, c]`: first, last.
+    pub qa_outputs: Linear,
+    #[module(skip)]
+    config: BertConfig,
+}
+
+impl RobertaForQuestionAnswering {
+    /// A new model.
+    ///
+    /// # Errors
+    /// The configuration is impossible, or a parameter does not fit on the device.
+    pub fn new(config: &BertConfig, init: &Init) -> Result<Self, ModelError> {
+        Self::on(body(config, init)?, config, init)
+    }
+
+    /// A new head on a model that has been trained before.
+    ///
+    /// # Errors
+    /// A parameter does not fit on the device.
+    pub fn on(roberta: BertModel, config: &BertConfig, init: &Init) -> Result<Self, ModelError> {
+        let model = RobertaForQuestionAnswering {
+            roberta: roberta.without_pooler(),
+            qa_outputs: linear(config, init, config.hidden_size, 2),
+            config: BertConfig { id2label: None, label2id: None, ..config.of("RobertaForQuestionAnswering") },
+        };
+        check_parameters(&model)?;
+        Ok(model)
+    }
+
+    /// Logits `[b, t]` of the first and of the last position; `attention_mask [b, t]` hides padding. Their loss is
+    /// [`question_answering_loss`](crate::bert::question_answering_loss).
+    #[track_caller]
+    pub fn forward(&self, ids_bt: &Tensor, attention_mask: Option<&Tensor>, ctx: &Context) -> [Tensor; 2] {
+        let both = self.qa_outputs.forward(&self.roberta.forward(ids_bt, attention_mask, None, ctx));
+        [0, 1].map(|part| both.narrow(-1, part, 1).squeeze(-1))
+    }
+}
+
+folders!(
+    BertConfig, weights_without_pooler;
+    RobertaForMaskedLM, RobertaForSequenceClassification, RobertaForTokenClassification,
+    RobertaForQuestionAnswering,
+);

@@ -6,7 +6,7 @@ use wgrad::{
     models::{
         BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, BertForQuestionAnswering,
         BertForSequenceClassification, BertForTokenClassification, EncoderDecoder, Gpt2Config, Gpt2Init,
-        Gpt2LMHead, MarianMTModel, RobertaForMaskedLM, RobertaForSequenceClassification, T5Config,
+        Gpt2LMHead, MarianMTModel, RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification, T5Config,
         T5ForConditionalGeneration,
         seq2seq::{BeamSearch, beam_search},
     },
@@ -27,6 +27,8 @@ pub(crate) const FAMILIES: &[(&str, Save)] = &[
     ("bert-qa", bert_qa),
     ("roberta-mlm", roberta_mlm),
     ("roberta-sequence", roberta_sequence),
+    ("roberta-token", roberta_token),
+    ("roberta-qa", roberta_qa),
     ("t5", |dir, device| t5(dir, device, false)),
     ("t5-gated", |dir, device| t5(dir, device, true)),
     ("bart", bart),
@@ -142,6 +144,23 @@ fn roberta_sequence(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
     let (ids, mask) = texts(device, 1);
     let logits = model.forward(&ids, Some(&mask), &Context::eval());
     Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)], beams: None })
+}
+
+fn roberta_token(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
+    let model = RobertaForTokenClassification::new(&roberta_config(), &Init::new(device, 1))?;
+    model.save_pretrained(dir)?;
+    let (ids, mask) = texts(device, 1);
+    let logits = model.forward(&ids, Some(&mask), &Context::eval());
+    Ok(Saved { inputs: both(&ids, &mask), outputs: vec![("logits", logits)], beams: None })
+}
+
+fn roberta_qa(dir: &Path, device: &DeviceHandle) -> Result<Saved> {
+    let model = RobertaForQuestionAnswering::new(&roberta_config(), &Init::new(device, 1))?;
+    model.save_pretrained(dir)?;
+    let (ids, mask) = texts(device, 1);
+    let [start, end] = model.forward(&ids, Some(&mask), &Context::eval());
+    let outputs = vec![("start_logits", start), ("end_logits", end)];
+    Ok(Saved { inputs: both(&ids, &mask), outputs, beams: None })
 }
 
 /// What a model with an encoder and a decoder computes for texts that are their own target.

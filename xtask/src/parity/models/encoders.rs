@@ -5,7 +5,8 @@ use std::path::Path;
 use wgrad::{
     models::{
         BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification,
-        BertModel, RobertaForMaskedLM, RobertaForSequenceClassification,
+        BertModel, RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification,
+        RobertaForTokenClassification,
         bert::{classification_loss, question_answering_loss, token_loss},
     },
     prelude::*,
@@ -26,6 +27,8 @@ pub(super) fn open(dir: &Path, device: &DeviceHandle, kind: &Kind) -> Result<Box
         "RobertaForSequenceClassification" => {
             Box::new(RobertaForSequenceClassification::from_pretrained(dir, device)?)
         }
+        "RobertaForTokenClassification" => Box::new(RobertaForTokenClassification::from_pretrained(dir, device)?),
+        "RobertaForQuestionAnswering" => Box::new(RobertaForQuestionAnswering::from_pretrained(dir, device)?),
         other => return Err(format!("the architecture `{other}` is not known").into()),
     })
 }
@@ -74,6 +77,9 @@ case!(RobertaForMaskedLM, roberta, token_loss, |m, ids, mask, types, ctx| m.forw
 case!(RobertaForSequenceClassification, roberta, classification_loss, |m, ids, mask, types, ctx| m
     .forward(ids, mask, ctx));
 
+case!(RobertaForTokenClassification, roberta, token_loss, |m, ids, mask, types, ctx| m
+    .forward(ids, mask, ctx));
+
 impl Case for BertForQuestionAnswering {
     fn module(&self) -> &dyn Module {
         self
@@ -82,15 +88,28 @@ impl Case for BertForQuestionAnswering {
     fn forward(&self, batch: &Batch, ctx: &Context) -> Result<Outputs> {
         let (ids, mask) = (batch.get("input_ids")?, batch.find("attention_mask"));
         let logits = self.forward(ids, mask, batch.find("token_type_ids"), ctx);
-        let positions = [batch.get("start_positions")?, batch.get("end_positions")?];
-        let loss = question_answering_loss(&logits, positions);
-        let mut outputs = numbered("hidden_states", states(&self.bert, batch, ctx)?);
-        let [start, end] = logits;
-        outputs.extend([
-            ("start_logits".to_owned(), start),
-            ("end_logits".to_owned(), end),
-            ("loss".to_owned(), loss),
-        ]);
-        Ok(outputs)
+        answers(batch, states(&self.bert, batch, ctx)?, logits)
     }
+}
+
+impl Case for RobertaForQuestionAnswering {
+    fn module(&self) -> &dyn Module {
+        self
+    }
+
+    fn forward(&self, batch: &Batch, ctx: &Context) -> Result<Outputs> {
+        let logits = self.forward(batch.get("input_ids")?, batch.find("attention_mask"), ctx);
+        answers(batch, states(&self.roberta, batch, ctx)?, logits)
+    }
+}
+
+/// States, both logits and loss of a model that finds answers.
+fn answers(batch: &Batch, states: Vec<Tensor>, logits: [Tensor; 2]) -> Result<Outputs> {
+    let positions = [batch.get("start_positions")?, batch.get("end_positions")?];
+    let loss = question_answering_loss(&logits, positions);
+    let mut outputs = numbered("hidden_states", states);
+    let names = ["start_logits", "end_logits", "loss"].map(str::to_owned);
+    let [start, end] = logits;
+    outputs.extend(names.into_iter().zip([start, end, loss]));
+    Ok(outputs)
 }
