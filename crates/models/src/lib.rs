@@ -41,11 +41,11 @@ pub use gpt2::{Gpt2Config, Gpt2Init, Gpt2LMHead};
 pub use llama::{LlamaConfig, LlamaForCausalLM};
 pub use loss::{IGNORED_LABEL, causal_loss};
 pub use marian::MarianMTModel;
-pub use rotary::RopeParameters;
 pub use roberta::{
     RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification,
     RobertaForTokenClassification,
 };
+pub use rotary::RopeParameters;
 pub use seq2seq::EncoderDecoder;
 pub use t5::{T5Config, T5ForConditionalGeneration};
 pub use text_classifier::{TextClassifier, TextClassifierConfig};

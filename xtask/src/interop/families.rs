@@ -6,7 +6,8 @@ use wgrad::{
     models::{
         BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, BertForQuestionAnswering,
         BertForSequenceClassification, BertForTokenClassification, EncoderDecoder, Gpt2Config, Gpt2Init,
-        Gpt2LMHead, MarianMTModel, RobertaForMaskedLM, RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification, T5Config,
+        Gpt2LMHead, MarianMTModel, RobertaForMaskedLM, RobertaForQuestionAnswering,
+        RobertaForSequenceClassification, RobertaForTokenClassification, T5Config,
         T5ForConditionalGeneration,
         seq2seq::{BeamSearch, beam_search},
     },

@@ -27,7 +27,9 @@ pub(super) fn open(dir: &Path, device: &DeviceHandle, kind: &Kind) -> Result<Box
         "RobertaForSequenceClassification" => {
             Box::new(RobertaForSequenceClassification::from_pretrained(dir, device)?)
         }
-        "RobertaForTokenClassification" => Box::new(RobertaForTokenClassification::from_pretrained(dir, device)?),
+        "RobertaForTokenClassification" => {
+            Box::new(RobertaForTokenClassification::from_pretrained(dir, device)?)
+        }
         "RobertaForQuestionAnswering" => Box::new(RobertaForQuestionAnswering::from_pretrained(dir, device)?),
         other => return Err(format!("the architecture `{other}` is not known").into()),
     })
