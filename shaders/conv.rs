@@ -122,10 +122,6 @@ fn loads(kernel: &ConvKernel, emitter: &mut Emitter<'_>) -> Result<String, Kerne
         // Nothing is loaded, and the operands may have no memory to bind.
         return Ok(format!("{}return 0.0f;\n}}\n{}return 0.0f;\n}}\n", head[0], head[1]));
     }
-    let (a, b) = (
-        emitter.bindings.arg(kernel.w.arg, "f32", false)?,
-        emitter.bindings.arg(kernel.x.arg, "f32", false)?,
-    );
     let mut out = head[0].to_owned();
     let terms = View {
         shape: w.shape[2..].into(),
@@ -137,7 +133,8 @@ fn loads(kernel: &ConvKernel, emitter: &mut Emitter<'_>) -> Result<String, Kerne
     let names: Vec<String> = (0..axes.len()).map(|d| format!("t{d}")).collect();
     write_coordinates(&mut out, "u32(k)", &axes, &names);
     let at = address(&terms, &axes, &names);
-    let _ = writeln!(out, "return {a}[base + row * {} + {at}];\n}}", integer(w.strides[1]));
+    let at = format!("(base + row * {} + {at})", integer(w.strides[1]));
+    let _ = writeln!(out, "return {};\n}}", emitter.load(kernel.w.arg, kernel.operands[1], &at)?);
 
     out += head[1];
     let result = kernel.result();
@@ -173,7 +170,7 @@ fn loads(kernel: &ConvKernel, emitter: &mut Emitter<'_>) -> Result<String, Kerne
         }
         sum.push(format!("i{d} * {}", integer(x.strides[3 + d])));
     }
-    let value = format!("{b}[{}]", sum.join(" + "));
+    let value = emitter.load(kernel.x.arg, kernel.operands[0], &format!("({})", sum.join(" + ")))?;
     if inside.is_empty() {
         let _ = writeln!(out, "return {value};\n}}");
     } else {

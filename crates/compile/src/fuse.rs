@@ -113,7 +113,7 @@ impl Fuser<'_> {
                     for &operand in &node.inputs {
                         // Only products convert what they load.
                         let (base, _) = match node.op {
-                            Op::Dot => self.layout.product_operand(operand),
+                            Op::Dot | Op::Conv(_) => self.layout.product_operand(operand),
                             _ => self.layout.operand(operand),
                         };
                         self.layout.realized[base.index()] = true;

@@ -107,7 +107,7 @@ impl<'g> Layout<'g> {
         (base, IndexMap::contiguous(self.graph.node(id).shape.clone()))
     }
 
-    /// As [`Layout::operand`], for a product: where the device can, from the 16-bit floats that `id` is a conversion of.
+    /// As [`Layout::operand`], for a product or a convolution: where the device can, from the 16-bit floats that `id` is a conversion of.
     pub fn product_operand(&self, id: NodeId) -> (NodeId, IndexMap) {
         let (cast, path) = self.movements(id);
         let node = self.graph.node(cast);

@@ -4,7 +4,7 @@
 //! iteration is computed once, before the loop. A slice of a sequence is then a range of its buffer, for which slices
 //! are padded to whole multiples of [`Arg::ALIGNMENT`] where they are not, and truth values travel as numbers.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::{BTreeMap, hash_map::Entry}, sync::Arc};
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -39,11 +39,13 @@ pub fn prepare(graph: &Graph, caps: &DeviceCaps) -> Result<Graph, IrError> {
         map[id.index()] = match &node.op {
             Op::Loop { body, output } => {
                 let key = (Arc::as_ptr(body), &node.inputs);
-                if !made.contains_key(&key) {
-                    let results = Preparation::new(body, &wanted[&key], &inputs, caps)?.build(&mut out)?;
-                    made.insert(key, results);
-                }
-                made[&key][output]
+                let results = match made.entry(key) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        new.insert(Preparation::new(body, &wanted[&key], &inputs, caps)?.build(&mut out)?)
+                    }
+                };
+                results[output]
             }
             op => out.push(op.clone(), &inputs)?,
         };

@@ -39,6 +39,8 @@ impl NodeArg {
 
 /// What a [`NodeKernel`] computes.
 #[derive(Clone, Debug)]
+// Kernels are many and loops are few: a box around each kernel would save nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum Work {
     /// One kernel.
     Kernel(Kernel),
@@ -293,12 +295,15 @@ fn matmul(layout: &Layout<'_>, id: NodeId) -> Result<NodeKernel, IrError> {
 
 fn conv(layout: &Layout<'_>, spec: &ConvSpec, id: NodeId) -> Result<NodeKernel, IrError> {
     let node = layout.graph.node(id);
-    let ((x_base, x), (w_base, w)) = (operand(layout, node.inputs[0])?, operand(layout, node.inputs[1])?);
+    let read = |id: NodeId| strided(id, layout.product_operand(id));
+    let ((x_base, x), (w_base, w)) = (read(node.inputs[0])?, read(node.inputs[1])?);
+    let dtype_of = |id: NodeId| layout.graph.node(id).dtype;
     let (target, view) = layout.target(id);
     let mut args = vec![NodeArg::Node(target)];
     let kernel = ConvKernel {
         spec: spec.clone(),
         dtype: node.dtype,
+        operands: [dtype_of(x_base), dtype_of(w_base)],
         x: Operand { arg: place(&mut args, x_base), view: x },
         w: Operand { arg: place(&mut args, w_base), view: w },
         exprs: vec![ExprNode { expr: Expr::Product, dtype: node.dtype }],

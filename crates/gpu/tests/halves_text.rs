@@ -1,7 +1,7 @@
 //! Kernels on 16-bit floats are valid WGSL, SPIR-V, MSL and HLSL. Needs no adapter.
 
 use wgrad_compile::{Options, compile};
-use wgrad_ir::{BinaryOp, DType, DeviceCaps, Graph, NodeId, Op, ReduceOp, UnaryOp};
+use wgrad_ir::{BinaryOp, ConvAxis, ConvSpec, DType, DeviceCaps, Graph, NodeId, Op, ReduceOp, UnaryOp};
 use wgrad_kernels::{Choices, MatMulVariant, check, generate};
 
 fn caps(subgroup_size: u32) -> DeviceCaps {
@@ -18,7 +18,7 @@ fn caps(subgroup_size: u32) -> DeviceCaps {
     }
 }
 
-/// Sums, rows, products, lookups and maps of `[m, n]` in one dtype.
+/// Sums, rows, products, convolutions, lookups and maps of `[m, n]` in one dtype.
 fn graph(dtype: DType, [m, n]: [usize; 2]) -> Graph {
     let mut g = Graph::new();
     let mut input =
@@ -38,8 +38,14 @@ fn graph(dtype: DType, [m, n]: [usize; 2]) -> Graph {
     let turned = push(Op::Binary(BinaryOp::Mul), &[turned, w]);
     let updated = push(Op::Binary(BinaryOp::Add), &[scalars, x]);
     let added = push(Op::ScatterAdd { rows: 3 }, &[ids, found]);
+    let image = push(Op::Reshape([1, 1, 1, m, n].into()), &[x]);
+    let filter = push(Op::Slice { ranges: [(0, 2, 1), (0, 2, 1)].into_iter().collect() }, &[w]);
+    let filter = push(Op::Reshape([1, 1, 1, 2, 2].into()), &[filter]);
+    let axis = ConvAxis { stride: 1, dilation: 1, spread: 1, before: 1, after: 0 };
+    let spec = ConvSpec { axes: [axis; 2].into_iter().collect(), by_group: false };
+    let filtered = push(Op::Conv(spec), &[image, filter]);
     let joined = push(Op::Concat { axis: 1 }, &[row, product]);
-    g.set_outputs(vec![product, active, row, column, found, turned, updated, added, joined]);
+    g.set_outputs(vec![product, active, row, column, found, turned, updated, added, filtered, joined]);
     g.set_donated(vec![3]);
     g
 }

@@ -30,15 +30,16 @@ impl Default for ConvAxis {
 }
 
 impl ConvAxis {
-    /// The operand's extent with the zeros between its elements.
+    /// The operand's extent with the zeros between its elements, saturating.
     pub fn spread_len(&self, len: usize) -> i64 {
-        if len == 0 { 0 } else { (len as i64 - 1) * self.spread as i64 + 1 }
+        if len == 0 { 0 } else { signed(len - 1).saturating_mul(signed(self.spread)).saturating_add(1) }
     }
 
     /// Outputs over `len` elements with a filter of `taps`; `None` where the filter does not fit.
     pub fn outputs(&self, len: usize, taps: usize) -> Option<usize> {
         let all = self.spread_len(len).checked_add(self.before)?.checked_add(self.after)?;
-        let room = all - (taps as i64 - 1) * self.dilation as i64 - 1;
+        let reach = signed(taps.saturating_sub(1)).checked_mul(signed(self.dilation))?;
+        let room = all.checked_sub(reach)?.checked_sub(1)?;
         (room >= 0 && taps > 0).then(|| room as usize / self.stride + 1)
     }
 
@@ -48,6 +49,11 @@ impl ConvAxis {
         let spread = self.spread as i64;
         (at >= 0 && at % spread == 0 && at / spread < len as i64).then(|| (at / spread) as usize)
     }
+}
+
+/// A count as a distance, the largest one where it is larger.
+fn signed(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// The convolution [`Op::Conv`](crate::Op::Conv) along all spatial axes.

@@ -80,7 +80,7 @@ impl Op {
                 if *axis >= first.rank() {
                     return fail(format!("axis {axis} is out of range for rank {}", first.rank()));
                 }
-                let mut extent = 0;
+                let mut extent: usize = 0;
                 for (shape, d) in operands {
                     let fits = shape.rank() == first.rank()
                         && (0..first.rank()).all(|i| i == *axis || shape[i] == first[i]);
@@ -89,7 +89,7 @@ impl Op {
                             "parts must agree in dtype and in all extents but axis {axis}: {dtype}{first} and {d}{shape}"
                         ));
                     }
-                    extent += shape[*axis];
+                    extent = shape[*axis].saturating_add(extent);
                 }
                 let shape =
                     first.iter().enumerate().map(|(i, &d)| if i == *axis { extent } else { d }).collect();
@@ -231,7 +231,8 @@ impl Op {
             }
             Op::Slice { ranges } => {
                 let fits = |(&(start, len, step), &d): (&(usize, usize, usize), &usize)| {
-                    step >= 1 && (len == 0 && start <= d || len > 0 && start + (len - 1) * step < d)
+                    let last = || start.saturating_add((len - 1).saturating_mul(step));
+                    step >= 1 && (len == 0 && start <= d || len > 0 && last() < d)
                 };
                 if ranges.len() != rank || !ranges.iter().zip(shape.iter()).all(fits) {
                     return fail(format!("(start, len, step) {ranges:?} does not lie within {shape}"));
@@ -246,7 +247,9 @@ impl Op {
                         fill.dtype()
                     ));
                 }
-                Ok(widths.iter().zip(shape.iter()).map(|(&(lo, hi), &d)| lo + d + hi).collect())
+                let wide =
+                    |(&(lo, hi), &d): (&(usize, usize), &usize)| d.saturating_add(lo).saturating_add(hi);
+                Ok(widths.iter().zip(shape.iter()).map(wide).collect())
             }
             Op::Flip(axes) => {
                 if axes.iter().any(|&a| a >= rank) {

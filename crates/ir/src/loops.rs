@@ -70,20 +70,17 @@ impl Loop {
             ));
         }
         for node in nodes {
-            match &node.op {
-                Op::Input { index, shape, dtype } => {
-                    let role = self.role(*index);
-                    let expected: Shape = match role {
-                        LoopRole::Sequence(_) => [self.length].iter().chain(shape.iter()).copied().collect(),
-                        _ => shape.clone(),
-                    };
-                    let given = operands.get(*index as usize);
-                    if given != Some(&(&expected, *dtype)) {
-                        let got = given.map_or("none".into(), |(s, d)| format!("{d}{s}"));
-                        return Err(format!("operand {index} should be {dtype}{expected}, got {got}"));
-                    }
+            if let Op::Input { index, shape, dtype } = &node.op {
+                let role = self.role(*index);
+                let expected: Shape = match role {
+                    LoopRole::Sequence(_) => [self.length].iter().chain(shape.iter()).copied().collect(),
+                    _ => shape.clone(),
+                };
+                let given = operands.get(*index as usize);
+                if given != Some(&(&expected, *dtype)) {
+                    let got = given.map_or("none".into(), |(s, d)| format!("{d}{s}"));
+                    return Err(format!("operand {index} should be {dtype}{expected}, got {got}"));
                 }
-                _ => {}
             }
         }
         for (n, id) in body.outputs().iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::{
-    Arg, AttentionDims, ConvAxis, ConvKernel, ConvSpec, Expr, ExprNode, Graph, IndexMap, Kernel, LoopOutput,
+    Arg, AttentionDims, ConvAxis, ConvKernel, ConvSpec, DType, Expr, ExprNode, Graph, IndexMap, Kernel, LoopOutput,
     MatMulKernel, Op, Operand, OutputSource, Program, Store, View,
 };
 
@@ -127,6 +127,18 @@ fn write_exprs(f: &mut fmt::Formatter<'_>, exprs: &[ExprNode]) -> fmt::Result {
     Ok(())
 }
 
+/// An operand of a product, with its dtype in memory where that is another one.
+fn write_operand(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    operand: &Operand,
+    kept: DType,
+    dtype: DType,
+) -> fmt::Result {
+    write!(f, " {name}={operand}")?;
+    if kept == dtype { Ok(()) } else { write!(f, " ({kept})") }
+}
+
 fn write_stores(f: &mut fmt::Formatter<'_>, stores: &[Store]) -> fmt::Result {
     for store in stores {
         writeln!(f, "    store a{} {} = v{}", store.arg, store.view, store.value.0)?;
@@ -178,12 +190,8 @@ impl fmt::Display for Kernel {
             Kernel::MatMul(k) => {
                 let MatMulKernel { batch, m, n, k: length, dtype, a, b, .. } = k;
                 write!(f, "matmul {dtype} batch {batch} m={m} n={n} k={length}")?;
-                for (name, operand, kept) in [("a", a, k.operands[0]), ("b", b, k.operands[1])] {
-                    write!(f, " {name}={operand}")?;
-                    if kept != *dtype {
-                        write!(f, " ({kept})")?;
-                    }
-                }
+                write_operand(f, "a", a, k.operands[0], *dtype)?;
+                write_operand(f, "b", b, k.operands[1], *dtype)?;
                 f.write_char('\n')?;
                 write_exprs(f, &k.exprs)?;
                 write_stores(f, &k.stores)?;
@@ -194,7 +202,10 @@ impl fmt::Display for Kernel {
             }
             Kernel::Conv(k) => {
                 let ConvKernel { spec, dtype, x, w, .. } = k;
-                writeln!(f, "conv {dtype}{spec} x={x} w={w} to {}", k.result())?;
+                write!(f, "conv {dtype}{spec}")?;
+                write_operand(f, "x", x, k.operands[0], *dtype)?;
+                write_operand(f, "w", w, k.operands[1], *dtype)?;
+                writeln!(f, " to {}", k.result())?;
                 write_exprs(f, &k.exprs)?;
                 write_stores(f, &k.stores)
             }

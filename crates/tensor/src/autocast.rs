@@ -23,14 +23,14 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 type Key = (Arc<Function>, DType);
 
 impl Tensor {
-    /// The same expression in mixed precision: every `f32` matrix product that it was computed from takes operands rounded to
+    /// The same expression in mixed precision: every `f32` matrix product and convolution that it was computed from takes operands rounded to
     /// `dtype` (f16 or bf16), accumulates in `f32`, and rounds its result to `dtype`. Everything else (norms, softmax, losses,
     /// residuals, and attention, where the device has a kernel for it) stays in `f32`, and so do the leaves: gradients arrive at
     /// parameters in `f32`, by products that are rounded in the same way (Micikevicius et al., *Mixed Precision Training*, 2018;
     /// PyTorch's `autocast`). `DType::F32` changes nothing.
     ///
-    /// What has been computed from a product is another tensor in the new expression: ask for gradients of leaves. Convolutions,
-    /// loops, and in f16 functions with a gradient of their own, are left in `f32`. In f16, small gradients vanish unless the loss is scaled up.
+    /// What has been computed from a product is another tensor in the new expression: ask for gradients of leaves. Loops,
+    /// and in f16 functions with a gradient of their own, are left in `f32`. In f16, small gradients vanish unless the loss is scaled up.
     ///
     /// ```
     /// # fn main() -> Result<(), wgrad_tensor::TensorError> {
@@ -96,9 +96,9 @@ fn halved(graph: &Graph, dtype: DType) -> Result<Halved, IrError> {
         let inputs: SmallVec<[NodeId; 3]> = node.inputs.iter().map(|i| nodes[i.index()]).collect();
         let mut same = node.inputs.iter().zip(&inputs).all(|(old, new)| origins[new.index()] == Some(*old));
         let new = match &node.op {
-            Op::Dot if node.dtype == DType::F32 => {
+            Op::Dot | Op::Conv(_) if node.dtype == DType::F32 => {
                 let [a, b] = [inputs[0], inputs[1]].map(|x| half(&mut out, &mut halves, x, dtype));
-                let product = out.push(Op::Dot, &[a?, b?])?;
+                let product = out.push(node.op.clone(), &[a?, b?])?;
                 same = false;
                 out.push(Op::Cast(DType::F32), &[product])?
             }
@@ -166,7 +166,7 @@ fn function_in_halves(function: &Arc<Function>, dtype: DType) -> Result<Arc<Func
 /// Whether a graph holds a product that [`halved`] rewrites.
 fn multiplies(graph: &Graph) -> bool {
     graph.nodes().iter().any(|node| match &node.op {
-        Op::Dot => node.dtype == DType::F32,
+        Op::Dot | Op::Conv(_) => node.dtype == DType::F32,
         Op::Call { function, .. } => function.kernel.is_none() && multiplies(&function.body),
         _ => false,
     })

@@ -1,7 +1,7 @@
 //! Recurrences, traced from Rust code.
 
 use std::{
-    hash::{BuildHasher, Hash, Hasher},
+    hash::BuildHasher,
     num::NonZeroUsize,
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
@@ -139,9 +139,7 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 fn intern(body: Loop) -> Arc<Loop> {
     static KNOWN: LazyLock<Mutex<LruCache<u64, Arc<Loop>>>> =
         LazyLock::new(|| Mutex::new(LruCache::new(KEPT)));
-    let mut hasher = FxBuildHasher.build_hasher();
-    (&body, &body.body).hash(&mut hasher);
-    let key = hasher.finish();
+    let key = FxBuildHasher.hash_one((&body, &body.body));
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = known.get(&key)
         && **found == body

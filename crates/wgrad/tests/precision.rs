@@ -125,6 +125,30 @@ fn products_round_their_operands_and_all_else_stays_f32() {
 }
 
 #[test]
+fn convolutions_round_their_operands_as_products_do() {
+    use wgrad::nn::functional::{Conv, Padding, conv2d};
+    for device in devices() {
+        let number = |n: usize| (n * 37 % 101) as f32 / 40.0 - 1.2;
+        let tensor = |shape: [usize; 4]| {
+            Tensor::from_vec((0..shape.iter().product()).map(number).collect(), shape, &device)
+        };
+        let (x, w) = (tensor([2, 4, 5, 7]), tensor([6, 2, 3, 3]));
+        let options = Conv { stride: [2, 1], padding: Padding::Both([1; 2]), groups: 2, ..Conv::default() };
+        for dtype in [DType::BF16, DType::F16] {
+            let loss = conv2d(&x, &w, None, &options).tanh().sum_all().autocast(dtype);
+            let by_hand = conv2d(&x.cast(dtype), &w.cast(dtype), None, &options);
+            let by_hand = by_hand.cast(DType::F32).tanh().sum_all();
+            assert_eq!(loss.item().unwrap(), by_hand.item().unwrap(), "{dtype}");
+            let (got, want) = (grad(&loss, &[&x, &w]).unwrap(), grad(&by_hand, &[&x, &w]).unwrap());
+            for (got, want) in got.iter().zip(&want) {
+                assert_eq!(got.dtype(), DType::F32);
+                assert_eq!(got.to_f64_vec().unwrap(), want.to_f64_vec().unwrap(), "{dtype}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_step_that_overflows_is_skipped_on_the_device_and_halves_the_scale() {
     for device in devices() {
         let model = Linear::new(&Init::new(&device, 1), 2, 1, false);

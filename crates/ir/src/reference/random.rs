@@ -184,7 +184,7 @@ fn convolution(g: &mut Graph, x: NodeId, other: NodeId, r: [usize; 3]) -> Option
     let channels = divisor(elements / groups, r[1]);
     let batch = divisor(elements / groups / channels, r[2]);
     let rest = elements / groups / channels / batch;
-    let across = if r[0] % 3 > 0 { divisor(rest, r[0] + 1) } else { 1 };
+    let across = if !r[0].is_multiple_of(3) { divisor(rest, r[0] + 1) } else { 1 };
     let mut extents: Shape = [batch, groups, channels, rest / across].into();
     let axis = |n: usize| ConvAxis {
         stride: 1 + r[n % 3] % 2,
@@ -195,7 +195,7 @@ fn convolution(g: &mut Graph, x: NodeId, other: NodeId, r: [usize; 3]) -> Option
     };
     let mut axes: SmallVec<[ConvAxis; 3]> = SmallVec::from_slice(&[axis(r[1])]);
     let mut taps: Shape = [groups, 1 + r[2] % 3, channels, 1 + r[1] % 3].into();
-    if r[0] % 3 > 0 {
+    if !r[0].is_multiple_of(3) {
         extents.push(across);
         axes.push(axis(r[2]));
         taps.push(1 + r[0] % 2);
@@ -211,7 +211,7 @@ fn convolution(g: &mut Graph, x: NodeId, other: NodeId, r: [usize; 3]) -> Option
     let w = g.push(Op::Reshape(taps), &[w]).ok()?;
     let by_group = r[1] % 3 == 2;
     let y = g.push(Op::Conv(ConvSpec { axes, by_group }), &[x, w]).ok()?;
-    if g.node(y).shape.elements() > MAX_ELEMENTS || r[2] % 3 == 0 {
+    if g.node(y).shape.elements() > MAX_ELEMENTS || r[2].is_multiple_of(3) {
         return Some(y);
     }
     let z = matched(g, y, other);
@@ -298,7 +298,7 @@ fn grow(g: &mut Graph, nodes: &[NodeId], (kind, a, b, r): Choice) -> Option<Node
             let t = g.push(Op::Permute(perm), &[x]).unwrap();
             let operands = if r[0].is_multiple_of(2) { [x, t] } else { [t, x] };
             let product = g.push(Op::Dot, &operands).ok()?;
-            if r[2] % 3 == 0 && rank == 2 {
+            if r[2].is_multiple_of(3) && rank == 2 {
                 // The gradient of a bias beside that of a weight.
                 let axes = SmallVec::from_slice(&[0]);
                 let sums = g.push(Op::Reduce { op: ReduceOp::Sum, axes }, &[operands[1]]).ok()?;

@@ -101,7 +101,7 @@ fn build(g: &mut Graph, x: NodeId, shape: &Shape, r: [usize; 3]) -> Result<NodeI
     };
     let body = Arc::new(Loop { body, carries, sequences, length: shape[0], reverse: r[1] % 2 == 1 });
     let wanted = g.push(Op::Loop { body: body.clone(), output }, &operands)?;
-    if r[2] % 3 > 0 {
+    if !r[2].is_multiple_of(3) {
         return Ok(wanted);
     }
     // Two results of one loop.

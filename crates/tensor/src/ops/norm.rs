@@ -32,12 +32,12 @@ impl Tensor {
         if p == 0.0 {
             return self.ne(&zero).cast(self.dtype()).sum(dims, keepdim);
         }
-        let power = if p == 2.0 { self.square() } else { self.abs().pow(&self.constant_like(p)) };
+        let power = if p == 2.0 { self.square() } else { self.abs().pow(self.constant_like(p)) };
         let sum = power.sum(dims, keepdim);
         // The root has no slope at 0; there the result is constant.
         let none = sum.eq(&zero);
         let safe = none.where_(&self.constant_like(1.0), &sum);
-        let root = if p == 2.0 { safe.sqrt() } else { safe.pow(&self.constant_like(p.recip())) };
+        let root = if p == 2.0 { safe.sqrt() } else { safe.pow(self.constant_like(p.recip())) };
         none.where_(&zero, &root)
     }
 
