@@ -27,12 +27,13 @@ pub use error::NnError;
 pub use init::{Init, Initializer};
 pub use layers::{
     AdaptiveAvgPool, AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool,
-    AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool, AvgPool1d, AvgPool2d, AvgPool3d,
-    BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d, CausalSelfAttention, Conv, Conv1D, Conv1d, Conv2d,
-    Conv3d, ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Dropout, Embedding, GRU,
-    GroupNorm, InstanceNorm, LSTM, LayerNorm, Linear, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d,
-    MultiheadAttention, RMSNorm, RNN, RecurrentOptions, TransformerConfig, TransformerDecoder,
-    TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
+    AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AlphaDropout, AvgPool, AvgPool1d, AvgPool2d,
+    AvgPool3d, BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d, CausalSelfAttention, Conv, Conv1D, Conv1d,
+    Conv2d, Conv3d, ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Dropout, Dropout1d,
+    Dropout2d, Dropout3d, Embedding, FeatureDropout, GRU, GroupNorm, InstanceNorm, LSTM, Layer, LayerNorm,
+    Linear, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, MultiheadAttention, RMSNorm, RNN, RecurrentOptions,
+    Sequential, TransformerConfig, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
+    TransformerEncoderLayer,
 };
 pub use module::{Module, Visitor, matches as name_matches};
 pub use param::Param;

@@ -59,7 +59,9 @@ impl Param {
 
     /// The value now. A handle that was taken before [`Param::set`] keeps the value of its time.
     pub fn tensor(&self) -> Tensor {
-        self.0.tensor.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let tensor = self.0.tensor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // A checkpointed layer set it to what is known inside of the checkpoint only.
+        tensor.outside().unwrap_or(tensor)
     }
 
     /// Replaces the value; every clone of this parameter sees it. Neither shape nor dtype are compared with the old value's:

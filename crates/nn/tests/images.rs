@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wgrad_cpu::CpuDevice;
 use wgrad_nn::{
-    BatchNorm2d, Context, Conv2d, Init, Module,
+    BatchNorm2d, Context, Conv2d, Init, Module, Param,
     functional::{self, Conv, ConvTranspose, MaxPool, Padding},
 };
 use wgrad_tensor::{DType, DeviceHandle, Tensor, TensorError, eval, grad};
@@ -39,6 +39,11 @@ impl Net {
     }
 }
 
+/// The value of a buffer that is there.
+fn of(buffer: &Option<Param>) -> Tensor {
+    buffer.as_ref().expect("a tracked statistic").tensor()
+}
+
 /// Mean and unbiased variance of a channel of `[n, c, h, w]`.
 fn moments(x: &Tensor, channel: usize) -> Result<(f64, f64), TensorError> {
     let values = x.narrow(1, channel, 1).to_f64_vec()?;
@@ -59,17 +64,17 @@ fn statistics_move_in_the_program_of_the_loss_and_are_used_in_evaluation() -> Ou
         eval(&[&loss])?;
         let programs = device.cache().stats().misses - before;
         assert!(programs <= 1, "{programs} programs for one loss");
-        assert!(net.norm.running_mean.tensor().is_realized() && net.norm.running_var.tensor().is_realized());
+        assert!(of(&net.norm.running_mean).is_realized() && of(&net.norm.running_var).is_realized());
         for (channel, (mean, var)) in expected.iter_mut().enumerate() {
             let (m, v) = moments(&net.conv.forward(x), channel)?;
             (*mean, *var) = (0.9 * *mean + 0.1 * m, 0.9 * *var + 0.1 * v);
         }
     }
-    let found = (net.norm.running_mean.tensor().to_f64_vec()?, net.norm.running_var.tensor().to_f64_vec()?);
+    let found = (of(&net.norm.running_mean).to_f64_vec()?, of(&net.norm.running_var).to_f64_vec()?);
     for (channel, (mean, var)) in expected.into_iter().enumerate() {
         assert!((found.0[channel] - mean).abs() < 1e-6 && (found.1[channel] - var).abs() < 1e-6);
     }
-    assert_eq!(net.norm.num_batches_tracked.tensor().to_vec::<i32>()?, [3]);
+    assert_eq!(of(&net.norm.num_batches_tracked).to_vec::<i32>()?, [3]);
     let y = net.norm.forward(&net.conv.forward(&batches[0]), &Context::eval()).to_f64_vec()?;
     let x = net.conv.forward(&batches[0]).to_f64_vec()?;
     for (i, (y, x)) in y.into_iter().zip(x).enumerate() {
@@ -89,9 +94,73 @@ fn passes_that_are_evaluated_together_count_one_after_the_other() -> Outcome {
     eval(&[&apart.loss(&b, &ctx)])?;
     let sum = together.loss(&a, &ctx).add(together.loss(&b, &ctx));
     eval(&[&sum])?;
-    let state = |net: &Net| net.norm.running_var.tensor().to_f64_vec();
+    let state = |net: &Net| of(&net.norm.running_var).to_f64_vec();
     assert_eq!(state(&apart)?, state(&together)?);
-    assert_eq!(together.norm.num_batches_tracked.tensor().to_vec::<i32>()?, [2]);
+    assert_eq!(of(&together.norm.num_batches_tracked).to_vec::<i32>()?, [2]);
+    Ok(())
+}
+
+#[test]
+fn without_a_momentum_statistics_are_means_over_all_batches() -> Outcome {
+    let device = device();
+    let mut net = Net::new(&device);
+    net.norm.momentum = None;
+    let mut expected = [(0.0, 0.0); 3];
+    for seed in 1..=3 {
+        let x = numbers(&[4, 2, 5, 6], seed, &device);
+        eval(&[&net.loss(&x, &Context::train(0, 0))])?;
+        for (channel, (mean, var)) in expected.iter_mut().enumerate() {
+            let (m, v) = moments(&net.conv.forward(&x), channel)?;
+            (*mean, *var) = (*mean + m / 3.0, *var + v / 3.0);
+        }
+    }
+    let found = (of(&net.norm.running_mean).to_f64_vec()?, of(&net.norm.running_var).to_f64_vec()?);
+    for (channel, (mean, var)) in expected.into_iter().enumerate() {
+        assert!((found.0[channel] - mean).abs() < 1e-6 && (found.1[channel] - var).abs() < 1e-6);
+    }
+    Ok(())
+}
+
+#[test]
+fn without_statistics_evaluation_is_by_those_of_the_batch() -> Outcome {
+    let device = device();
+    let net = Net::new(&device);
+    let norm = net.norm.clone().without_running_stats();
+    assert!(norm.named_buffers().is_empty());
+    let x = numbers(&[2, 3, 4, 4], 1, &device);
+    let [training, evaluation] =
+        [Context::train(0, 0), Context::eval()].map(|ctx| norm.forward(&x, &ctx).to_f64_vec());
+    assert_eq!(evaluation?, training?);
+    Ok(())
+}
+
+#[test]
+fn statistics_of_a_checkpointed_layer_are_those_of_a_plain_one() -> Outcome {
+    let device = device();
+    let (plain, kept) = (Net::new(&device), Net::new(&device));
+    for seed in 1..=2 {
+        let (x, ctx) = (numbers(&[2, 2, 4, 4], seed, &device), Context::train(0, 0));
+        let expected = plain.loss(&x, &ctx);
+        let inner = |x: &[Tensor]| wgrad_tensor::checkpoint(&[&x[0]], |x| kept.loss(&x[0], &ctx));
+        // A checkpoint in a checkpoint the second time.
+        let loss = if seed == 1 { inner(std::slice::from_ref(&x)) } else { wgrad_tensor::checkpoint(&[&x], inner) };
+        let gradients = |net: &Net, loss: &Tensor| -> Result<Vec<Vec<f64>>, TensorError> {
+            let weights = net.named_parameters();
+            let weights: Vec<Tensor> = weights.iter().map(|(_, w)| w.tensor()).collect();
+            let gradients = grad(loss, &weights.iter().collect::<Vec<_>>())?;
+            gradients.iter().map(Tensor::to_f64_vec).collect()
+        };
+        for (got, want) in
+            gradients(&kept, &loss)?.concat().iter().zip(gradients(&plain, &expected)?.concat())
+        {
+            assert!((got - want).abs() < 1e-6, "{got}, without a checkpoint {want}");
+        }
+        assert_eq!(loss.to_f64_vec()?, expected.to_f64_vec()?);
+        assert!(of(&kept.norm.running_var).is_realized(), "the statistics are not computed with the loss");
+    }
+    assert_eq!(of(&kept.norm.running_mean).to_f64_vec()?, of(&plain.norm.running_mean).to_f64_vec()?);
+    assert_eq!(of(&kept.norm.running_var).to_f64_vec()?, of(&plain.norm.running_var).to_f64_vec()?);
+    assert_eq!(of(&kept.norm.num_batches_tracked).to_vec::<i32>()?, [2]);
     Ok(())
 }
 
@@ -104,11 +173,11 @@ fn statistics_are_saved_and_loaded_but_not_trained() -> Outcome {
     let buffers = ["norm.running_mean", "norm.running_var", "norm.num_batches_tracked"];
     assert_eq!(names(net.named_buffers()), buffers);
     assert_eq!(net.unfreeze("*"), 4);
-    assert!(net.norm.running_mean.is_frozen());
+    assert!(net.norm.running_mean.as_ref().is_some_and(Param::is_frozen));
     eval(&[&net.loss(&numbers(&[2, 2, 4, 4], 1, &device), &Context::train(0, 0))])?;
     other.load_state_dict(&net.state_dict(), true).expect("the same names and shapes");
-    assert_eq!(other.norm.running_mean.tensor().to_f64_vec()?, net.norm.running_mean.tensor().to_f64_vec()?);
-    assert_eq!(other.norm.num_batches_tracked.tensor().to_vec::<i32>()?, [1]);
+    assert_eq!(of(&other.norm.running_mean).to_f64_vec()?, of(&net.norm.running_mean).to_f64_vec()?);
+    assert_eq!(of(&other.norm.num_batches_tracked).to_vec::<i32>()?, [1]);
     Ok(())
 }
 
@@ -132,7 +201,7 @@ fn a_transposed_convolution_is_the_gradient_of_a_convolution() -> Outcome {
     let (x, w) = (numbers(&[2, 4, 7, 6], 1, &device), numbers(&[6, 2, 3, 2], 2, &device));
     let options = Conv { stride: [2, 1], padding: Padding::Both([1, 0]), groups: 2, ..Conv::default() };
     let y = functional::conv2d(&x, &w, None, &options);
-    let g = numbers(&y.shape().to_vec(), 3, &device);
+    let g = numbers(y.shape(), 3, &device);
     let dx = &grad(&y.mul(&g).sum_all(), &[&x])?[0];
     let back = ConvTranspose { stride: [2, 1], padding: [1, 0], groups: 2, ..ConvTranspose::default() };
     let transposed = functional::conv_transpose2d(&g, &w, None, &back);
@@ -153,7 +222,7 @@ fn large_convolutions_equal_products_with_unfolded_windows() -> Outcome {
         let y = functional::conv2d(&x, &w, None, &options);
         let columns = functional::unfold(&x, [3, 3], [1, 1], [1, 1], [stride; 2]);
         let z = w.reshape([1, 24, 144]).matmul(&columns).reshape(y.shape());
-        let g = numbers(&y.shape().to_vec(), 3, &device);
+        let g = numbers(y.shape(), 3, &device);
         let of = |y: &Tensor| grad(&y.relu().mul(&g).sum_all(), &[&x, &w]);
         let (found, expected) = (of(&y)?, of(&z)?);
         for (a, b) in [(&y, &z), (&found[0], &expected[0]), (&found[1], &expected[1])] {

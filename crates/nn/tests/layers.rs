@@ -3,7 +3,10 @@
 use wgrad_cpu::CpuDevice;
 use wgrad_nn::{
     Activation, CausalSelfAttention, Context, Embedding, Init, LayerNorm, Linear,
-    functional::{Attention, Reduction, cross_entropy, dropout, mse_loss, scaled_dot_product_attention},
+    functional::{
+        Attention, Reduction, alibi, alpha_dropout, cross_entropy, dropout, feature_dropout, mse_loss,
+        scaled_dot_product_attention,
+    },
 };
 use wgrad_tensor::{DType, DeviceHandle, Tensor, grad};
 
@@ -246,5 +249,48 @@ fn the_row_of_padding_gets_no_gradient_from_look_ups() -> Outcome {
     assert_eq!(rows.to_vec::<f32>()?, plain.to_vec::<f32>()?);
     let gradient = wgrad_tensor::grad(&rows.sum_all(), &[&table.weight.tensor()])?;
     assert_eq!(gradient[0].to_vec::<f32>()?, [1.0, 1.0, 0.0, 0.0, 2.0, 2.0]);
+    Ok(())
+}
+
+#[test]
+fn feature_dropout_drops_whole_channels() -> Outcome {
+    let device = device();
+    let ctx = Context::train(5, 1);
+    let x = Tensor::ones([40, 25, 2, 3], DType::F32, &device);
+    let y = feature_dropout(&x, 0.25, 2, &ctx).to_vec::<f32>()?;
+    let dropped = y.chunks(6).filter(|channel| channel.iter().all(|&v| v == 0.0)).count();
+    let kept = y.chunks(6).filter(|channel| channel.iter().all(|&v| (v - 4.0 / 3.0).abs() < 1e-6)).count();
+    assert_eq!(dropped + kept, 1000);
+    assert!((200..300).contains(&dropped), "{dropped}");
+    let one = feature_dropout(&x.narrow(0, 0, 1).squeeze(0), 0.5, 2, &ctx);
+    assert_eq!(one.shape().dims(), [25, 2, 3]);
+    assert!(feature_dropout(&x, 0.5, 1, &ctx).error().is_some());
+    assert!(feature_dropout(&x, 0.5, 2, &Context::eval()).is_same(&x));
+    Ok(())
+}
+
+#[test]
+fn alpha_dropout_keeps_mean_and_variance() -> Outcome {
+    let device = device();
+    let x = Tensor::from_vec(numbers(40_000, 3), [40_000], &device).cast(DType::F32);
+    let y = alpha_dropout(&x, 0.2, &Context::train(1, 1)).to_f64_vec()?;
+    let mean = y.iter().sum::<f64>() / y.len() as f64;
+    let var = y.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / y.len() as f64;
+    assert!(mean.abs() < 0.02 && (var - 1.0).abs() < 0.03, "{mean} {var}");
+    assert_eq!(alpha_dropout(&x, 1.0, &Context::train(1, 1)).sum_all().item()?, 0.0);
+    assert!(alpha_dropout(&x, -0.1, &Context::eval()).error().is_some());
+    Ok(())
+}
+
+#[test]
+fn alibi_falls_with_distance_from_the_last_key() -> Outcome {
+    let mask = alibi(2, 2, 3, DType::F32, &device());
+    assert_eq!(mask.shape().dims(), [1, 2, 2, 3]);
+    let (steep, flat) = (0.0625, 0.00390625);
+    near(
+        &mask.to_f64_vec()?,
+        &[-steep, 0.0, -steep, -2.0 * steep, -steep, 0.0, -flat, 0.0, -flat, -2.0 * flat, -flat, 0.0],
+        1e-9,
+    );
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use lru::LruCache;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::{FxBuildHasher, FxHashSet};
 use wgrad_ir::{Function, Op};
 
 use crate::{
@@ -199,20 +199,51 @@ fn open(
     let first = next_id();
     let mut count = 1;
     let body = |args: &[Tensor]| {
-        let outputs = body(args);
+        let mut outputs = body(args);
         count = outputs.len();
+        outputs.extend(alongside(&outputs, first));
         outputs
     };
     match trace(name, &stand_ins(name, operands), Until::Older(first), body) {
         // What depends on nothing at all is not worth a call.
-        Ok((_, used, outputs)) if used.is_empty() => outputs,
-        Ok((mut function, used, _)) => {
+        Ok((_, used, mut outputs)) if used.is_empty() => {
+            outputs.truncate(count);
+            outputs
+        }
+        Ok((mut function, used, inside)) => {
             function.recompute = recompute;
             let used: Vec<&Tensor> = operands.iter().copied().chain(&used[operands.len()..]).collect();
-            call(&intern(function), &used)
+            let mut outputs = call(&intern(function), &used);
+            let companions = outputs.split_off(count.min(outputs.len()));
+            for (inside, outside) in inside[count..].iter().zip(&companions) {
+                // The body made it a moment ago: nothing else stands for it.
+                let _ = inside.0.outside.set(outside.clone());
+                outputs.iter_mut().for_each(|output| *output = output.alongside(outside));
+            }
+            outputs
         }
         Err(error) => faulty(error, operands, count),
     }
+}
+
+/// What a body computes alongside its outputs, in the order in which it was made; what is older than `first` is from outside.
+fn alongside(outputs: &[Tensor], first: u64) -> Vec<Tensor> {
+    let (mut found, mut seen, mut pending) = (Vec::new(), FxHashSet::default(), outputs.to_vec());
+    while let Some(tensor) = pending.pop() {
+        if tensor.0.id < first || !seen.insert(tensor.0.id) {
+            continue;
+        }
+        if let Source::Op(_, operands) = &tensor.0.source {
+            pending.extend(operands.iter().cloned());
+        }
+        if let Some(companion) = tensor.0.companion.as_ref().filter(|c| c.0.id >= first) {
+            pending.push(companion.clone());
+            found.push(companion.clone());
+        }
+    }
+    found.sort_by_key(|companion: &Tensor| companion.0.id);
+    found.dedup_by(|a, b| a.is_same(b));
+    found
 }
 
 /// The function, what its operands stand for (after the given ones, what it uses from outside), and the body's outputs.

@@ -4,7 +4,7 @@ use std::{
     fmt,
     panic::Location,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) range: Option<(i64, i64)>,
     /// What is computed in the same program as this: see [`Tensor::alongside`].
     pub(crate) companion: Option<Tensor>,
+    /// For what a function's body computed alongside its result: what the call gives for it.
+    pub(crate) outside: OnceLock<Tensor>,
     label: Mutex<Option<Arc<str>>>,
 }
 
@@ -80,6 +82,7 @@ impl Tensor {
             elements,
             range,
             companion: None,
+            outside: OnceLock::new(),
             label: Mutex::new(None),
         }))
     }
@@ -110,8 +113,19 @@ impl Tensor {
             elements: Elements::default(),
             range: self.int_range(),
             companion: Some(other.clone()),
+            outside: OnceLock::new(),
             label: Mutex::new(None),
         }))
+    }
+
+    /// What a call gives for this tensor, if it was computed [alongside](Tensor::alongside) the result of a function's body or in a
+    /// [`checkpoint`](crate::checkpoint): a handle from inside has no elements of its own.
+    pub fn outside(&self) -> Option<Tensor> {
+        let mut found = self.0.outside.get()?;
+        while let Some(further) = found.0.outside.get() {
+            found = further;
+        }
+        Some(found.clone())
     }
 
     /// A tensor without history whose elements are in `buffer`.

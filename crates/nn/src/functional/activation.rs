@@ -1,7 +1,5 @@
 //! Activation functions, elementwise unless said otherwise. Their numbers are part of the compiled program.
 
-use std::f64::consts::PI;
-
 use wgrad_tensor::Tensor;
 
 use super::like;
@@ -219,18 +217,4 @@ fn halves(name: &'static str, x: &Tensor, dim: isize, f: impl FnOnce(&Tensor, &T
         }
         None => x.invalid(name, format!("axis {dim} is out of range for {}", x.shape())),
     }
-}
-
-/// Sinusoidal positions `[length, width]`: `sin(p / base^(2i/width))` at column `2i`, the cosine at `2i + 1` (Vaswani et al., 2017,
-/// where `base` is 10,000). An odd width ends with a sine.
-pub fn sinusoidal_positions(length: usize, width: usize, base: f64) -> Vec<f32> {
-    let mut rows = Vec::with_capacity(length * width);
-    for position in 0..length {
-        for column in 0..width {
-            let rate = base.powf(-((column / 2 * 2) as f64) / width.max(1) as f64);
-            let phase = if column % 2 == 0 { 0.0 } else { PI / 2.0 };
-            rows.push((position as f64 * rate + phase).sin() as f32);
-        }
-    }
-    rows
 }

@@ -64,12 +64,8 @@ pub fn conv<const N: usize>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, 
         if let Some(faulty) = [x, weight].into_iter().find(|t| t.error().is_some()) {
             return faulty.clone();
         }
-        let fits = groups > 0
-            && dims.len() == N + 2
-            && x.rank() == N + 2
-            && dims[0] % groups == 0
-            && x.shape()[1] == dims[1] * groups;
-        if !fits || options.stride.contains(&0) || options.dilation.contains(&0) {
+        let fits = fit(x, weight, groups, [&options.stride, &options.dilation]);
+        if !fits || x.shape()[1] != dims[1] * groups {
             return x.invalid(name, misfit(x, weight, groups, "[out, channels / groups, taps..]"));
         }
         let mut axes = [ConvAxis::default(); N];
@@ -84,11 +80,11 @@ pub fn conv<const N: usize>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, 
                     );
                 }
                 Padding::Same => {
-                    let all = dims[2 + d].saturating_sub(1) * dilation;
+                    let all = dims[2 + d].saturating_sub(1).saturating_mul(dilation);
                     [all / 2, all - all / 2]
                 }
             };
-            *axis = ConvAxis { stride, dilation, spread: 1, before: before as i64, after: after as i64 };
+            *axis = ConvAxis { stride, dilation, spread: 1, before: signed(before), after: signed(after) };
         }
         let filters = split(weight, 0, groups);
         finish(&split(x, 1, groups).conv(&filters, &axes), dims[0], bias)
@@ -111,12 +107,8 @@ pub fn conv_transpose<const N: usize>(
         if let Some(faulty) = [x, weight].into_iter().find(|t| t.error().is_some()) {
             return faulty.clone();
         }
-        let fits = groups > 0
-            && dims.len() == N + 2
-            && x.rank() == N + 2
-            && dims[0] % groups == 0
-            && x.shape()[1] == dims[0];
-        if !fits || options.stride.contains(&0) || options.dilation.contains(&0) {
+        let fits = fit(x, weight, groups, [&options.stride, &options.dilation]);
+        if !fits || x.shape()[1] != dims[0] {
             return x.invalid(name, misfit(x, weight, groups, "[channels, out / groups, taps..]"));
         }
         let mut axes = [ConvAxis::default(); N];
@@ -129,8 +121,10 @@ pub fn conv_transpose<const N: usize>(
                 );
                 return x.invalid(name, message);
             }
-            let before = (dims[2 + d].saturating_sub(1) * dilation) as i64 - options.padding[d] as i64;
-            *axis = ConvAxis { stride: 1, dilation, spread: stride, before, after: before + extra as i64 };
+            let reach = signed(dims[2 + d].saturating_sub(1).saturating_mul(dilation));
+            let before = reach.saturating_sub(signed(options.padding[d]));
+            let after = before.saturating_add(signed(extra));
+            *axis = ConvAxis { stride: 1, dilation, spread: stride, before, after };
         }
         // Turned round, and from what goes in to what comes out.
         let turned: Vec<isize> = (3..N as isize + 3).collect();
@@ -142,55 +136,46 @@ pub fn conv_transpose<const N: usize>(
 const NAMES: [&str; 4] = ["conv", "conv1d", "conv2d", "conv3d"];
 const TRANSPOSED: [&str; 4] = ["conv_transpose", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"];
 
-/// [`conv`] of `[n, c, t]`.
-#[track_caller]
-pub fn conv1d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Conv<1>) -> Tensor {
-    conv(x, weight, bias, options)
+macro_rules! dimensions {
+    ($($name:ident $transposed:ident $n:literal $shape:literal;)*) => {$(
+        #[doc = concat!("[`conv`] of `", $shape, "`.")]
+        #[track_caller]
+        pub fn $name(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Conv<$n>) -> Tensor {
+            conv(x, weight, bias, options)
+        }
+
+        #[doc = concat!("[`conv_transpose`] of `", $shape, "`.")]
+        #[track_caller]
+        pub fn $transposed(
+            x: &Tensor,
+            weight: &Tensor,
+            bias: Option<&Tensor>,
+            options: &ConvTranspose<$n>,
+        ) -> Tensor {
+            conv_transpose(x, weight, bias, options)
+        }
+    )*};
 }
 
-/// [`conv`] of `[n, c, h, w]`.
-#[track_caller]
-pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Conv<2>) -> Tensor {
-    conv(x, weight, bias, options)
+dimensions! {
+    conv1d conv_transpose1d 1 "[n, c, t]";
+    conv2d conv_transpose2d 2 "[n, c, h, w]";
+    conv3d conv_transpose3d 3 "[n, c, d, h, w]";
 }
 
-/// [`conv`] of `[n, c, d, h, w]`.
-#[track_caller]
-pub fn conv3d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Conv<3>) -> Tensor {
-    conv(x, weight, bias, options)
+/// What an operand and a weight of whatever kind must be: a batch with channels and `N` axes, and filters that groups divide.
+fn fit<const N: usize>(x: &Tensor, weight: &Tensor, groups: usize, steps: [&[usize; N]; 2]) -> bool {
+    let dims = weight.shape().dims();
+    groups > 0
+        && dims.len() == N + 2
+        && x.rank() == N + 2
+        && dims[0].is_multiple_of(groups)
+        && steps.iter().all(|step| !step.contains(&0))
 }
 
-/// [`conv_transpose`] of `[n, c, t]`.
-#[track_caller]
-pub fn conv_transpose1d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    options: &ConvTranspose<1>,
-) -> Tensor {
-    conv_transpose(x, weight, bias, options)
-}
-
-/// [`conv_transpose`] of `[n, c, h, w]`.
-#[track_caller]
-pub fn conv_transpose2d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    options: &ConvTranspose<2>,
-) -> Tensor {
-    conv_transpose(x, weight, bias, options)
-}
-
-/// [`conv_transpose`] of `[n, c, d, h, w]`.
-#[track_caller]
-pub fn conv_transpose3d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    options: &ConvTranspose<3>,
-) -> Tensor {
-    conv_transpose(x, weight, bias, options)
+/// A count as a distance, the largest one where it is larger.
+fn signed(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// Applies `f` to a batch, or to a lone element as a batch of one.

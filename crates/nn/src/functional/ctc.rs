@@ -70,7 +70,7 @@ pub fn ctc_loss(
     };
     let impossible = if options.zero_infinity { 0.0 } else { f64::INFINITY };
     let constant = |value| Tensor::constant(value, dtype, device);
-    let never = losses.ge(&constant(-NEVER / 2.0));
+    let never = losses.ge(constant(-NEVER / 2.0));
     let losses = never.where_(&constant(impossible), &losses);
     match options.reduction {
         Reduction::Mean => {
@@ -189,10 +189,10 @@ impl Lattice {
         let state = Tensor::arange(states, device);
         // Two states before: a label that is another one (blanks are equal to the blank before). The first two have none.
         let before = labels_nl.narrow(1, 0, states.saturating_sub(2)).pad(&[(0, 0), (states.min(2), 0)], 0.0);
-        let differs = labels_nl.ne(&before).logical_and(&state.ge(&int(2.0)).unsqueeze(0));
-        let end = target_lengths.mul(&int(2.0)).unsqueeze(-1);
+        let differs = labels_nl.ne(&before).logical_and(state.ge(int(2.0)).unsqueeze(0));
+        let end = target_lengths.mul(int(2.0)).unsqueeze(-1);
         // Without labels, the last label does not exist: its state would be -1.
-        let last = state.eq(&end).logical_or(&state.eq(&end.sub(&int(1.0))));
+        let last = state.eq(&end).logical_or(state.eq(end.sub(int(1.0))));
         let there = Tensor::arange(frames, device).unsqueeze(-1).lt(input_lengths.unsqueeze(0)).unsqueeze(-1);
         Lattice {
             states,
@@ -226,11 +226,11 @@ fn forward(
     let int = |value: usize| Tensor::constant(value as f64, DType::I32, device);
     let lattice = Lattice::new(log_probs, labels_nl, input_lengths, target_lengths);
     // Labels beyond a target's length may be anything.
-    let labels = labels_nl.maximum(&int(0)).minimum(&int(c - 1));
-    let ids_tnl = Tensor::arange(t * n, device).mul(&int(c)).reshape([t, n, 1]).add(&labels);
+    let labels = labels_nl.maximum(int(0)).minimum(int(c - 1));
+    let ids_tnl = Tensor::arange(t * n, device).mul(int(c)).reshape([t, n, 1]).add(&labels);
     let emitted_tnl = log_probs.reshape([t * n * c]).embedding(&ids_tnl).maximum(&lattice.never);
     // Before the first frame, all of the probability is where state 0 comes next.
-    let start = Tensor::arange(lattice.states, device).eq(&int(0)).unsqueeze(0);
+    let start = Tensor::arange(lattice.states, device).eq(int(0)).unsqueeze(0);
     let start =
         start.where_(&Tensor::constant(0.0, dtype, device), &lattice.never).expand([n, lattice.states]);
     let run = scan(&[&start], &[&emitted_tnl, &lattice.there_tn1], t, false, |carries, slices| {

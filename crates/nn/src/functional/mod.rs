@@ -8,22 +8,21 @@ pub mod boxes;
 mod conv;
 mod ctc;
 mod ctc_decode;
+mod dropout;
 mod known;
 mod linear_cross_entropy;
 mod loss;
 mod norm;
 mod pool;
+mod positions;
 mod recurrent;
 
-use wgrad_ir::Shape;
 use wgrad_tensor::Tensor;
-
-use crate::Context;
 
 pub use activation::{
     celu, elu, geglu, gelu, gelu_tanh, glu, hardshrink, hardsigmoid, hardswish, hardtanh, leaky_relu,
-    logsigmoid, mish, prelu, quick_gelu, relu, relu6, selu, sigmoid, silu, sinusoidal_positions, softplus,
-    softshrink, softsign, swiglu, tanh, tanhshrink, threshold,
+    logsigmoid, mish, prelu, quick_gelu, relu, relu6, selu, sigmoid, silu, softplus, softshrink, softsign,
+    swiglu, tanh, tanhshrink, threshold,
 };
 pub use assignment::linear_sum_assignment;
 pub use attention::{Attention, attention_weights, causal_mask, scaled_dot_product_attention};
@@ -34,6 +33,7 @@ pub use conv::{
 };
 pub use ctc::{CtcOptions, ctc_loss};
 pub use ctc_decode::{CtcDecoded, ctc_beam_decode, ctc_greedy_decode};
+pub use dropout::{alpha_dropout, dropout, feature_dropout};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use loss::{
     CrossEntropy, Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cosine_embedding_loss,
@@ -46,6 +46,7 @@ pub use pool::{
     AvgPool, MaxPool, adaptive_avg_pool, adaptive_max_pool, avg_pool, avg_pool1d, avg_pool2d, avg_pool3d,
     max_pool, max_pool1d, max_pool2d, max_pool3d, pixel_shuffle, pixel_unshuffle, unfold,
 };
+pub use positions::{alibi, alibi_slopes, sinusoidal_positions};
 pub(crate) use recurrent::misfit as recurrent_misfit;
 pub use recurrent::{Cell, CellWeights, recurrence};
 
@@ -64,22 +65,4 @@ pub(crate) fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Tensor {
         Some(bias) => y.add(bias),
         None => y,
     }
-}
-
-/// In training, sets each element to zero with probability `p` and divides the others by `1 - p` (Srivastava et al.,
-/// 2014); the identity in evaluation. The mask depends on the context's seed, step and stream, on no device.
-///
-/// A `p` outside of `[0, 1]` is an error that the result carries.
-#[track_caller]
-pub fn dropout(x: &Tensor, p: f64, ctx: &Context) -> Tensor {
-    if !(0.0..=1.0).contains(&p) {
-        return x.invalid("dropout", format!("expects a probability in [0, 1], got {p}"));
-    }
-    if !ctx.is_training() || p == 0.0 {
-        return x.clone();
-    }
-    // At p = 1 nothing is kept; a scale of 1/0 would turn the gradient into 0 * inf.
-    let scale = if p < 1.0 { (1.0 - p).recip() } else { 0.0 };
-    let uniform = Tensor::random_uniform(Shape::from(x.shape()), &ctx.next_key(), x.device());
-    uniform.ge(p).where_(&x.mul(scale), &Tensor::constant(0.0, x.dtype(), x.device()))
 }

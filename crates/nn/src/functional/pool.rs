@@ -66,13 +66,13 @@ impl Windows {
         [size, step, padding, dilation]: [usize; 4],
         ceil_mode: bool,
     ) -> Result<Windows, String> {
-        if size == 0 || step == 0 || dilation == 0 || 2 * padding > size {
+        if size == 0 || step == 0 || dilation == 0 || padding > size / 2 {
             return Err(format!(
                 "expects kernel, stride and dilation of 1 or more and a padding of at most half of the kernel, got {size}, {step}, \
                  {dilation} and {padding}"
             ));
         }
-        let span = (size - 1) * dilation + 1;
+        let span = (size - 1).saturating_mul(dilation).saturating_add(1);
         let room = (len + 2 * padding).checked_sub(span);
         let Some(room) = room.filter(|_| len > 0) else {
             return Err(format!(
@@ -302,8 +302,14 @@ fn largest<const N: usize>(x: &Tensor, extents: &[usize; N], output: &[usize; N]
     Tensor::cat(&parts.iter().collect::<Vec<_>>(), dim)
 }
 
+/// More windows than any picture has: each may be an expression of its own.
+const MOST_WINDOWS: usize = 1 << 20;
+
 fn adaptive_misfit(x: &Tensor, output: &[usize]) -> Option<String> {
     let message = check(x, output.len()).err();
+    if output.iter().try_fold(1usize, |n, &count| n.checked_mul(count)).is_none_or(|n| n > MOST_WINDOWS) {
+        return Some(format!("expects at most {MOST_WINDOWS} windows, got {output:?}"));
+    }
     let empty =
         || x.error().is_none() && (output.contains(&0) || x.shape()[x.rank() - output.len()..].contains(&0));
     message.or_else(|| empty().then(|| format!("cannot divide {} into {output:?} windows", x.shape())))

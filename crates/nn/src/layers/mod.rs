@@ -10,6 +10,7 @@ mod multihead;
 mod norm;
 mod pool;
 mod recurrent;
+mod sequential;
 mod transformer;
 
 pub use attention::CausalSelfAttention;
@@ -17,7 +18,7 @@ pub use batch_norm::{BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d};
 pub use conv::{
     Conv, Conv1d, Conv2d, Conv3d, ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d,
 };
-pub use dropout::Dropout;
+pub use dropout::{AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureDropout};
 pub use embedding::Embedding;
 pub use linear::{Conv1D, Linear};
 pub use multihead::MultiheadAttention;
@@ -28,6 +29,7 @@ pub use pool::{
     MaxPool, MaxPool1d, MaxPool2d, MaxPool3d,
 };
 pub use recurrent::{GRU, LSTM, RNN, RecurrentOptions};
+pub use sequential::{Layer, Sequential};
 pub use transformer::{
     TransformerConfig, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
     TransformerEncoderLayer,

@@ -209,18 +209,6 @@ impl RNN {
     pub fn relu(init: &Init, input_size: usize, hidden_size: usize, options: RecurrentOptions) -> Self {
         RNN(Stack::new(init, "rnn", Cell::Relu, (input_size, hidden_size), options))
     }
-
-    /// The outputs, and the state after the last step.
-    #[track_caller]
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        h0: Option<&Tensor>,
-        lengths: Option<&Tensor>,
-        ctx: &Context,
-    ) -> (Tensor, Tensor) {
-        one_state(self.0.forward(x, h0.as_slice(), lengths, ctx))
-    }
 }
 
 impl GRU {
@@ -228,19 +216,30 @@ impl GRU {
     pub fn new(init: &Init, input_size: usize, hidden_size: usize, options: RecurrentOptions) -> Self {
         GRU(Stack::new(init, "gru", Cell::Gru, (input_size, hidden_size), options))
     }
-
-    /// The outputs, and the state after the last step.
-    #[track_caller]
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        h0: Option<&Tensor>,
-        lengths: Option<&Tensor>,
-        ctx: &Context,
-    ) -> (Tensor, Tensor) {
-        one_state(self.0.forward(x, h0.as_slice(), lengths, ctx))
-    }
 }
+
+/// Layers with one state.
+macro_rules! one_state {
+    ($($name:ident)*) => {$(
+        impl $name {
+            /// The outputs, and the state after the last step.
+            #[track_caller]
+            pub fn forward(
+                &self,
+                x: &Tensor,
+                h0: Option<&Tensor>,
+                lengths: Option<&Tensor>,
+                ctx: &Context,
+            ) -> (Tensor, Tensor) {
+                let (output, mut after) = self.0.forward(x, h0.as_slice(), lengths, ctx);
+                let h = after.pop().unwrap_or_else(|| output.clone());
+                (output, h)
+            }
+        }
+    )*};
+}
+
+one_state! { RNN GRU }
 
 impl LSTM {
     /// A layer with these settings.
@@ -263,9 +262,4 @@ impl LSTM {
         let h = after.pop().unwrap_or_else(|| output.clone());
         (output, (h, c))
     }
-}
-
-fn one_state((output, mut after): (Tensor, Vec<Tensor>)) -> (Tensor, Tensor) {
-    let h = after.pop().unwrap_or_else(|| output.clone());
-    (output, h)
 }

@@ -65,6 +65,18 @@ fn residual(
     }
 }
 
+/// `linear2(dropout(activation(linear1(x))))`.
+fn feed_forward(
+    x: &Tensor,
+    [linear1, linear2]: [&Linear; 2],
+    activation: Activation,
+    dropout: &Dropout,
+    ctx: &Context,
+) -> Tensor {
+    let hidden = activation.forward(&linear1.forward(x));
+    linear2.forward(&dropout.forward(&hidden, ctx))
+}
+
 /// Self-attention and a feed-forward layer, each with residual and normalisation.
 #[derive(Clone, Debug, Module)]
 pub struct TransformerEncoderLayer {
@@ -110,8 +122,7 @@ impl TransformerEncoderLayer {
             self.self_attn.forward(x, x, x, see, ctx)
         });
         residual(&x, &self.norm2, self.norm_first, &self.dropout, ctx, |x| {
-            let hidden = self.activation.forward(&self.linear1.forward(x));
-            self.linear2.forward(&self.dropout.forward(&hidden, ctx))
+            feed_forward(x, [&self.linear1, &self.linear2], self.activation, &self.dropout, ctx)
         })
     }
 }
@@ -207,8 +218,7 @@ impl TransformerDecoderLayer {
             self.multihead_attn.forward(x, memory, memory, see_memory, ctx)
         });
         residual(&x, &self.norm3, self.norm_first, &self.dropout, ctx, |x| {
-            let hidden = self.activation.forward(&self.linear1.forward(x));
-            self.linear2.forward(&self.dropout.forward(&hidden, ctx))
+            feed_forward(x, [&self.linear1, &self.linear2], self.activation, &self.dropout, ctx)
         })
     }
 }

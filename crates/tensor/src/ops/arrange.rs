@@ -41,7 +41,7 @@ impl Tensor {
         let pairs = |inner: fn(usize) -> usize| -> Shape {
             repeats.iter().zip(&extents).flat_map(|(&r, &n)| [inner(r), n]).collect()
         };
-        let merged: Shape = repeats.iter().zip(&extents).map(|(r, n)| r * n).collect();
+        let merged: Shape = repeats.iter().zip(&extents).map(|(&r, &n)| r.saturating_mul(n)).collect();
         self.reshape(pairs(|_| 1)).expand(pairs(|r| r)).reshape(merged)
     }
 
@@ -55,7 +55,7 @@ impl Tensor {
         let mut wide = self.shape().to_vec();
         wide.insert(axis + 1, n);
         let mut merged = self.shape().to_vec();
-        merged[axis] *= n;
+        merged[axis] = merged[axis].saturating_mul(n);
         self.unsqueeze(axis as isize + 1).expand(wide).reshape(merged)
     }
 

@@ -46,7 +46,7 @@ impl Tensor {
         for (i, &n) in size.iter().enumerate() {
             let axis = first + i;
             let extent = self.shape()[axis];
-            if extent == 0 || n == 0 {
+            if extent == 0 || n == 0 || n > i32::MAX as usize {
                 return self.fail("interpolate", format!("cannot resize {} to {size:?}", self.describe()));
             }
             if n == extent {

@@ -56,8 +56,12 @@ impl Tensor {
     /// floats only. Carries an error where the device does not compute in that dtype.
     #[track_caller]
     pub fn cast(&self, dtype: DType) -> Tensor {
-        if self.dtype() == dtype || self.error().is_some() {
+        if self.dtype() == dtype {
             return self.clone();
+        }
+        if let Some(error) = self.error() {
+            // In the dtype all the same: so what widens its operands finds them wide.
+            return Tensor::faulty(error.clone(), dtype, self.device().clone());
         }
         if dtype == DType::F64 && !self.device().caps().f64 {
             return self.fail("cast", format!("{} does not compute in f64", self.device().info().id));
