@@ -9,8 +9,9 @@ pub fn operations_md() -> String {
     let mut page = String::from(
         "<!-- Written by `cargo xtask docs` from the table of operations; edit the rows in `optable/src/rows`. -->\n\n# Operations\n\n\
          Names are PyTorch's. `..` stands for any number of axes. Dtypes are those of the main operands; indices and targets \
-         are `i32` or `u32`, and masks `bool`. Every operation is compared between the CPU and the GPU, between f32 and f64, and \
-         between layouts of its operands; what else it is compared with stands in the last column.\n",
+         are `i32` or `u32`, and masks `bool`. Operations on floats take `f16` and `bf16` too, on both devices; `f64` is the CPU's alone. Every operation is \
+         compared between the CPU and the GPU, between f32 and f64, in 16 bits with f32 on the same rounded operands, and between \
+         layouts of its operands; what else it is compared with stands in the last column.\n",
     );
     for (family, rows) in rows::families() {
         let _ = write!(

@@ -76,7 +76,8 @@ fn gradients_match_finite_differences_in_f64() {
                         loss.transpose().unwrap_or_else(|e| panic!("{}: {e}", row.name)).unwrap_or(0.0)
                     };
                     let numeric = (loss(h) - loss(-h)) / (2.0 * h);
-                    if !((numeric - slope).abs() <= row.difference_tolerance * slope.abs().max(1.0)) {
+                    let near = (numeric - slope).abs() <= row.difference_tolerance * slope.abs().max(1.0);
+                    if !near {
                         failures.push(format!(
                             "{} on sample {n}: input {input}, element {element}: {slope}, central difference {numeric}",
                             row.name

@@ -69,10 +69,10 @@ fn rounding() -> Vec<Row> {
         .constant()]),
         Row::new("clamp_min", |c| c.x(0).clamp_min(c.f64("min", -0.5))).samples(any_shape(-1.9, 1.9)),
         Row::new("clamp_max", |c| c.x(0).clamp_max(c.f64("max", 0.5))).samples(any_shape(-1.9, 1.9)),
-        Row::new("remainder", |c| c.x(0).remainder(&c.x(1)))
+        Row::new("remainder", |c| c.x(0).remainder(c.x(1)))
             .shapes("x [..], y [..] → broadcast [..]")
             .samples(any_pair((-3.1, 3.2), POSITIVE)),
-        Row::new("lerp", |c| c.x(0).lerp(&c.x(1), &c.x(2)))
+        Row::new("lerp", |c| c.x(0).lerp(&c.x(1), c.x(2)))
             .shapes("x [..], end [..], weight [..] → broadcast [..]")
             .sample([floats("x", &[2, 3]), floats("end", &[3]), floats("weight", &[2, 1])]),
         test("isnan", Tensor::isnan),

@@ -32,9 +32,9 @@ pub(super) fn rows() -> Vec<Row> {
             .sample([with_zeros()])
             .sample(Sample::of([floats("x", &[2, 3, 4])]).attrs(json!({"dim": [0, 2], "keepdim": true})))
             .sample([floats("x", &[2, 0])]),
-        layer("rnn", 1, |c| rnn(c)).entries(&["rnn_tanh", "rnn_relu"]),
-        layer("lstm", 4, |c| lstm(c)).entries(&["lstm", "lstm_2layer_bi"]),
-        layer("gru", 3, |c| gru(c)).entries(&["gru", "gru_2layer_bi"]),
+        layer("rnn", 1, rnn).entries(&["rnn_tanh", "rnn_relu"]),
+        layer("lstm", 4, lstm).entries(&["lstm", "lstm_2layer_bi"]),
+        layer("gru", 3, gru).entries(&["gru", "gru_2layer_bi"]),
         ctc(),
     ]
 }

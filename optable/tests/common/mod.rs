@@ -100,8 +100,9 @@ pub(crate) fn differences(
         }
         let scale = e.iter().filter(|x| x.is_finite()).fold(1.0f64, |s, x| s.max(x.abs()));
         for (i, (g, e)) in g.iter().zip(e).enumerate() {
-            let equal = g == e || g.is_nan() && e.is_nan();
-            if !equal && !((g - e).abs() <= tolerance * scale) {
+            // NaN is near nothing but NaN.
+            let near = g == e || g.is_nan() && e.is_nan() || (g - e).abs() <= tolerance * scale;
+            if !near {
                 found.push(format!("{name}: element {i} is {g}, expected {e}"));
                 break;
             }

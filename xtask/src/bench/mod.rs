@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long)]
     program: bool,
     /// Then measures the kernels of some more steps, prints them by time to the error stream, and writes a trace for
-    /// https://ui.perfetto.dev.
+    /// <https://ui.perfetto.dev>.
     #[arg(long)]
     profile: bool,
     /// The folder of the traces; one is named WORKLOAD-DEVICE.json.
