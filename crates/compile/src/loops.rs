@@ -4,7 +4,10 @@
 //! iteration is computed once, before the loop. A slice of a sequence is then a range of its buffer, for which slices
 //! are padded to whole multiples of [`Arg::ALIGNMENT`] where they are not, and truth values travel as numbers.
 
-use std::{collections::{BTreeMap, hash_map::Entry}, sync::Arc};
+use std::{
+    collections::{BTreeMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;

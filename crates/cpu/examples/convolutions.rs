@@ -34,7 +34,15 @@ fn operand(arg: u32, shape: Shape, perm: [usize; 3], flip: bool) -> Operand {
 fn conv(spec: ConvSpec, x: Operand, w: Operand) -> (Kernel, Shape) {
     let result = spec.result(&x.view.shape, &w.view.shape).unwrap_or_default();
     let stores = vec![Store { arg: 0, value: ExprId(0), view: View::contiguous(result.clone()) }];
-    let kernel = ConvKernel { spec, dtype: DType::F32, operands: [DType::F32; 2], x, w, exprs: vec![node(Expr::Product)], stores };
+    let kernel = ConvKernel {
+        spec,
+        dtype: DType::F32,
+        operands: [DType::F32; 2],
+        x,
+        w,
+        exprs: vec![node(Expr::Product)],
+        stores,
+    };
     (Kernel::Conv(kernel), result)
 }
 

@@ -66,7 +66,15 @@ fn check_conv(draw: &mut Draw, how: ConvSpec, x: Shape, w: Shape, dtype: DType) 
             *arg = first + 2;
         }
     }
-    let kernel = Kernel::Conv(ConvKernel { spec: how, dtype, operands: [dtype; 2], x, w, exprs, stores: stores.clone() });
+    let kernel = Kernel::Conv(ConvKernel {
+        spec: how,
+        dtype,
+        operands: [dtype; 2],
+        x,
+        w,
+        exprs,
+        stores: stores.clone(),
+    });
     let p: Program = program(specs, results, vec![], kernel, args);
     let want = evaluate(&p, &inputs, &[]);
     let got = run(&p, &inputs, &[]).map_err(|e| TestCaseError::fail(e.to_string()))?;

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write};
 
 use crate::{
-    Arg, AttentionDims, ConvAxis, ConvKernel, ConvSpec, DType, Expr, ExprNode, Graph, IndexMap, Kernel, LoopOutput,
-    MatMulKernel, Op, Operand, OutputSource, Program, Store, View,
+    Arg, AttentionDims, ConvAxis, ConvKernel, ConvSpec, DType, Expr, ExprNode, Graph, IndexMap, Kernel,
+    LoopOutput, MatMulKernel, Op, Operand, OutputSource, Program, Store, View,
 };
 
 impl fmt::Display for Graph {

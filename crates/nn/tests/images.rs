@@ -143,7 +143,8 @@ fn statistics_of_a_checkpointed_layer_are_those_of_a_plain_one() -> Outcome {
         let expected = plain.loss(&x, &ctx);
         let inner = |x: &[Tensor]| wgrad_tensor::checkpoint(&[&x[0]], |x| kept.loss(&x[0], &ctx));
         // A checkpoint in a checkpoint the second time.
-        let loss = if seed == 1 { inner(std::slice::from_ref(&x)) } else { wgrad_tensor::checkpoint(&[&x], inner) };
+        let loss =
+            if seed == 1 { inner(std::slice::from_ref(&x)) } else { wgrad_tensor::checkpoint(&[&x], inner) };
         let gradients = |net: &Net, loss: &Tensor| -> Result<Vec<Vec<f64>>, TensorError> {
             let weights = net.named_parameters();
             let weights: Vec<Tensor> = weights.iter().map(|(_, w)| w.tensor()).collect();
