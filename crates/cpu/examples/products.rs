@@ -4,7 +4,7 @@
 
 mod bench;
 
-use std::error::Error;
+use std::{error::Error, time::Instant};
 
 use bench::{Bench, load, node};
 use wgrad_ir::{
@@ -147,8 +147,47 @@ fn attention(
     bench.flops(&format!("attention grad {name}"), Kernel::AttentionGrad(kernel), &[&all, &logs], &inputs)
 }
 
+/// The `gemm` crate alone, on all threads: what the first product is compared with.
+fn bare_gemm(n: usize) {
+    let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0.0f32; n * n]);
+    let mut best = f64::INFINITY;
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < 0.3 {
+        let start = Instant::now();
+        let (columns, rows) = (1, n as isize);
+        // SAFETY: three row-major matrices of `n` rows and columns.
+        unsafe {
+            gemm::gemm(
+                n,
+                n,
+                n,
+                c.as_mut_ptr(),
+                columns,
+                rows,
+                false,
+                a.as_ptr(),
+                columns,
+                rows,
+                b.as_ptr(),
+                columns,
+                rows,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::Rayon(0),
+            );
+        }
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let rate = 2.0 * (n * n * n) as f64 / best / 1e9;
+    println!("{:40} {:9.1} us {rate:7.1} GFLOP/s", format!("the gemm crate, {n} x {n} x {n}"), best * 1e6);
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut bench = Bench::new();
+    bare_gemm(1024);
     for extents in [
         (1usize, 1024usize, 1024usize, 1024usize, false, false),
         (1, 1024, 384, 128, false, true),
@@ -164,6 +203,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         (1, 1024, 384, 1536, false, true),
         (1, 384, 1536, 1024, true, false),
         (32, 128, 128, 32, false, true),
+        (1, 1, 576, 576, false, true),
+        (1, 1, 1536, 576, false, true),
+        (1, 1, 576, 1536, false, true),
+        (1, 1, 49152, 576, false, true),
+        (1, 1, 2304, 768, false, false),
+        (1, 4, 49152, 576, false, true),
     ] {
         let (batch, m, n, k, ta, tb) = extents;
         let sign = |t: bool| if t { "^T" } else { "  " };

@@ -34,8 +34,18 @@ impl Ahead {
     pub(crate) fn fetch(self, part: usize, parts: usize) {
         let lines = self.row.div_ceil(LINE);
         let all = lines * self.rows;
-        for i in all * part / parts..all * (part + 1) / parts {
-            fetch(self.first.wrapping_add(i / lines * self.stride + i % lines * LINE));
+        let (from, to) = (all * part / parts, all * (part + 1) / parts);
+        if from == to {
+            return;
+        }
+        let (mut row, mut line) = (from / lines, from % lines);
+        let mut left = to - from;
+        while left > 0 {
+            let first = self.first.wrapping_add(row * self.stride);
+            let count = left.min(lines - line);
+            (line..line + count).for_each(|line| fetch(first.wrapping_add(line * LINE)));
+            left -= count;
+            (row, line) = (row + 1, 0);
         }
     }
 }

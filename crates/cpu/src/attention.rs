@@ -84,8 +84,9 @@ impl AttentionPlan {
         let (from, to) = range(dims, first, rows);
         let mask = mask_of(args, *mask, dims, b);
         let (mut q_part, mut v_part) = (Scratch::new(4 * QUERIES * width), Scratch::new(4 * KEYS * width));
-        let mut scratch = Scratch::new(4 * QUERIES * (KEYS + width));
-        let (scores, sums) = scratch.slice::<f32>(QUERIES * (KEYS + width)).split_at_mut(QUERIES * KEYS);
+        let stride = stride(dims);
+        let mut scratch = Scratch::new(4 * QUERIES * (stride + width));
+        let (scores, sums) = scratch.slice::<f32>(QUERIES * (stride + width)).split_at_mut(QUERIES * stride);
         let (mut top, mut sum, mut shrink) = ([f32::NEG_INFINITY; QUERIES], [0.0; QUERIES], [0.0; QUERIES]);
         sums.fill(0.0);
         let q = Rows::new(args.read(q.arg), head(q, b, h).skip_rows(first), rows, width, &mut q_part);
@@ -105,10 +106,10 @@ impl AttentionPlan {
                 if start == begin {
                     ahead.iter().for_each(|ahead| ahead.fetch(i.start / GROUP, rows.div_ceil(GROUP)));
                 }
-                q.times(i.clone(), width, (&kt[keys_seen.start..], keys), scores, (i, keys_seen));
+                q.times(i.clone(), width, (&kt[keys_seen.start..], keys), (scores, stride), (i, keys_seen));
             }
             let mask = mask.map(|m| &m[start..start + keys]);
-            let block = Scores { x: scores, stride: KEYS, seen: &seen, mask };
+            let block = Scores { x: scores, stride, seen: &seen, mask };
             softmax::online(block, &mut top, &mut sum, &mut shrink);
             if start > begin {
                 for (row, &shrink) in sums.chunks_exact_mut(width.max(1)).zip(&shrink[..rows]) {
@@ -120,8 +121,8 @@ impl AttentionPlan {
                     m: i.len(),
                     n: width,
                     k: keys_seen.len(),
-                    a: &scores[i.start * KEYS + keys_seen.start..],
-                    a_strides: (KEYS, 1),
+                    a: &scores[i.start * stride + keys_seen.start..],
+                    a_strides: (stride, 1),
                     b: v.from(keys_seen.start),
                     b_rows: v.stride,
                     c: &mut sums[i.start * width..],
@@ -140,6 +141,11 @@ impl AttentionPlan {
         }
         store(args.out(out.arg), head(out, b, h).skip_rows(first), &sums[..rows * width], width);
     }
+}
+
+/// Elements between the scores of neighbouring queries: so that those of one key do not compete for the same lines of the cache.
+pub(crate) fn stride(dims: &AttentionDims) -> usize {
+    dims.keys.min(KEYS).next_multiple_of(KEY_GROUP) + KEY_GROUP
 }
 
 /// A block of scaled keys, transposed, which several blocks of queries use.
@@ -185,7 +191,7 @@ impl<'a> Rows<'a> {
         rows: Range<usize>,
         width: usize,
         (b, b_rows): (&[f32], usize),
-        scores: &mut [f32],
+        (scores, stride): (&mut [f32], usize),
         (i, j): (Range<usize>, Range<usize>),
     ) {
         Tile {
@@ -196,8 +202,8 @@ impl<'a> Rows<'a> {
             a_strides: (self.stride, 1),
             b,
             b_rows,
-            c: &mut scores[i.start * KEYS + j.start..],
-            c_rows: KEYS,
+            c: &mut scores[i.start * stride + j.start..],
+            c_rows: stride,
             add: false,
         }
         .multiply();

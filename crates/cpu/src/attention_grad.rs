@@ -5,7 +5,9 @@ use wgrad_ir::{AttentionGradKernel, Operand};
 use crate::{
     ahead::Ahead,
     args::Args,
-    attention::{self, Aheads, GROUP, KEYS, QUERIES, Rows, Seen, head, mask_of, range, store, transpose},
+    attention::{
+        self, Aheads, GROUP, KEYS, QUERIES, Rows, Seen, head, mask_of, range, store, stride, transpose,
+    },
     scratch::Scratch,
     softmax::{self, Scores},
     threads,
@@ -109,9 +111,11 @@ impl AttentionGradPlan {
         let q = Rows::new(args.read(kernel.q.arg), by_query(&kernel.q), rows, width, &mut q_part);
         let grad_out =
             Rows::new(args.read(kernel.grad_out.arg), by_query(&kernel.grad_out), rows, width, &mut out_part);
-        let mut scratch = Scratch::new(4 * QUERIES * (2 * KEYS + width));
-        let (scores, rest) = scratch.slice::<f32>(QUERIES * (2 * KEYS + width)).split_at_mut(QUERIES * KEYS);
-        let (dp, grad_q) = rest.split_at_mut(QUERIES * KEYS);
+        let stride = stride(dims);
+        let all = QUERIES * (2 * stride + width);
+        let mut scratch = Scratch::new(4 * all);
+        let (scores, rest) = scratch.slice::<f32>(all).split_at_mut(QUERIES * stride);
+        let (dp, grad_q) = rest.split_at_mut(QUERIES * stride);
         let mut delta = [0.0; QUERIES];
         let mut part = Scratch::new(4 * QUERIES * width);
         let out = Rows::new(args.read(kernel.out.arg), by_query(&kernel.out), rows, width, &mut part);
@@ -128,11 +132,11 @@ impl AttentionGradPlan {
                 if start <= from {
                     ahead.iter().for_each(|ahead| ahead.fetch(i.start / GROUP, rows.div_ceil(GROUP)));
                 }
-                q.times(i.clone(), width, (&kt[j.start..], keys), scores, (i.clone(), j.clone()));
-                grad_out.times(i.clone(), width, (&vt[j.start..], keys), dp, (i, j));
+                q.times(i.clone(), width, (&kt[j.start..], keys), (scores, stride), (i.clone(), j.clone()));
+                grad_out.times(i.clone(), width, (&vt[j.start..], keys), (dp, stride), (i, j));
             }
             let mask = mask.map(|m| &m[start..start + keys]);
-            let block = Scores { x: scores, stride: KEYS, seen: &seen, mask };
+            let block = Scores { x: scores, stride, seen: &seen, mask };
             softmax::backward(block, dp, lse, &delta[..rows], scale);
             let (grad_k, grad_v) = (&mut grad_k[part.clone()], &mut grad_v[part]);
             for (j, i) in seen.key_groups() {
@@ -142,8 +146,8 @@ impl AttentionGradPlan {
                         m: j.len(),
                         n: width,
                         k: i.len(),
-                        a: &x[i.start * KEYS + j.start..],
-                        a_strides: (1, KEYS),
+                        a: &x[i.start * stride + j.start..],
+                        a_strides: (1, stride),
                         b: rows.from(i.start),
                         b_rows: rows.stride,
                         c: &mut grad[j.start * width..],
@@ -160,8 +164,8 @@ impl AttentionGradPlan {
                     m: i.len(),
                     n: width,
                     k: j.len(),
-                    a: &dp[i.start * KEYS + j.start..],
-                    a_strides: (KEYS, 1),
+                    a: &dp[i.start * stride + j.start..],
+                    a_strides: (stride, 1),
                     b: k.from(j.start),
                     b_rows: k.stride,
                     c: &mut grad_q[i.start * width..],

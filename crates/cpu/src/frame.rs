@@ -7,10 +7,11 @@ use wgrad_ir::{DType, RandomKind, philox};
 
 use crate::{
     args::Args,
+    casts::{CastOut, cast},
     fold::{self, Fold},
     lanes::{self, Src},
     load::load,
-    ops::{self, CastOut, Element, by_dtype},
+    ops::{self, Element, by_dtype},
     pairs, random,
     scratch::Scratch,
     tape::{Code, Instr, Place, Span, Tape},
@@ -237,11 +238,11 @@ fn elementwise<T: Element>(instr: &Instr, out: &mut [T], get: &dyn Fn(usize) -> 
         }
         Code::Cast(a) => by_dtype!(instr.from, F => match operand::<F>(get(a), len) {
             Src::Slice(x) => {
-                ops::cast(instr.from, bytemuck::cast_slice(x), instr.dtype, &mut CastOut(bytemuck::cast_slice_mut(out)));
+                cast(instr.from, bytemuck::cast_slice(x), instr.dtype, &mut CastOut(bytemuck::cast_slice_mut(out)));
             }
             Src::Splat(x) => {
                 let mut one = [T::from_bits64(0)];
-                ops::cast(instr.from, bytemuck::bytes_of(&x), instr.dtype, &mut CastOut(bytemuck::cast_slice_mut(&mut one)));
+                cast(instr.from, bytemuck::bytes_of(&x), instr.dtype, &mut CastOut(bytemuck::cast_slice_mut(&mut one)));
                 out.fill(one[0]);
             }
         }),

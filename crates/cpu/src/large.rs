@@ -177,12 +177,12 @@ impl Large<'_> {
             for from in (0..self.k).step_by(depth) {
                 let k = depth.min(self.k - from);
                 let x = x.skip_columns(from);
-                let size = if direct { 0 } else { rows.next_multiple_of(ROWS) * k };
+                // Rows of the transposed block: each of its cache lines is read once.
+                let size = if direct { 0 } else { BLOCK_ROWS * k };
                 left.grow(4 * size);
                 let packed = left.slice::<f32>(size);
-                for (t, tile) in packed.chunks_exact_mut(ROWS * k).enumerate() {
-                    let rows = ROWS.min(rows - t * ROWS);
-                    pack::<ROWS>(self.a, x.skip_rows(t * ROWS).transposed(), (k, rows), tile);
+                if !direct {
+                    pack::<BLOCK_ROWS>(self.a, x.transposed(), (k, rows), packed);
                 }
                 let parts = (panels.len() / (COLUMNS * self.k), self.k.div_ceil(depth));
                 for (p, panel) in panels.chunks_exact(COLUMNS * self.k).enumerate() {
@@ -190,13 +190,13 @@ impl Large<'_> {
                         ahead.fetch(from / depth * parts.0 + p, parts.0 * parts.1);
                     }
                     let n = COLUMNS.min(columns - p * COLUMNS);
-                    let tile = |row: usize, m: usize, a: *const f32, a_strides: (usize, usize)| {
-                        let c = (at.offset + row as i64 * at.rows) as usize + p * COLUMNS;
+                    let tile = |a: *const f32, a_strides: (usize, usize)| {
+                        let c = at.offset as usize + p * COLUMNS;
                         // SAFETY: the rows and columns of a block, whose operands and result lie within their buffers, as
                         // asserted; the result is exclusive by what the sink was promised.
                         unsafe {
                             RawTile {
-                                m,
+                                m: rows,
                                 n,
                                 k,
                                 a,
@@ -211,10 +211,9 @@ impl Large<'_> {
                         }
                     };
                     if direct {
-                        tile(0, rows, self.a[x.offset as usize..].as_ptr(), (x.rows as usize, 1));
-                    }
-                    for (t, a) in packed.chunks_exact(ROWS * k).enumerate() {
-                        tile(t * ROWS, ROWS.min(rows - t * ROWS), a.as_ptr(), (1, ROWS));
+                        tile(self.a[x.offset as usize..].as_ptr(), (x.rows as usize, 1));
+                    } else {
+                        tile(packed.as_ptr(), (1, BLOCK_ROWS));
                     }
                 }
             }
@@ -260,5 +259,60 @@ impl Grid {
         let (row, column) = (item / self.across * self.size.0, item % self.across * self.size.1);
         let (rows, columns) = (self.size.0.min(self.m - row), self.size.1.min(self.n - column));
         Block { product, row, rows, column: first + column, columns }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Whole(Out<f32>, usize, usize);
+    impl Sink for Whole {
+        type Task = ();
+        fn task(&self) {}
+        fn ahead(&self, _: Block) -> SmallVec<[Ahead; 6]> {
+            SmallVec::new()
+        }
+        unsafe fn take(&self, (): &mut (), block: Block, write: impl FnOnce(Out<f32>, Matrix)) {
+            let offset = (block.product * self.1 + block.row) * self.2 + block.column;
+            write(self.0, Matrix { offset: offset as i64, ..Matrix::row_major(self.2) });
+        }
+    }
+
+    #[test]
+    fn large_products_and_their_column_sums_equal_their_definition() {
+        let x: Vec<f32> = (0..700_000).map(|i| (i * 37 % 101) as f32 * 0.01 - 0.5).collect();
+        // Deep ones, one whose rows lie 1,024 elements apart, one whose panels do not fit at once, and several with ragged edges.
+        for (m, n, k) in [(13, 17, 600), (100, 70, 1024), (49, 40, 9), (15, 160, 4100), (130, 33, 8)] {
+            for (transposed, count) in [(false, 1), (true, 1), (false, 3), (true, 3)] {
+                let (a, b) = (Matrix::row_major(k), Matrix::row_major(n));
+                let (a, b) = if transposed {
+                    (Matrix::row_major(m).transposed(), Matrix::row_major(k).transposed())
+                } else {
+                    (a, b)
+                };
+                let at = |at: Matrix, i: usize| Matrix { offset: (5 * i) as i64, ..at };
+                let products: Vec<_> = (0..count).map(|i| (at(a, i), at(b, i))).collect();
+                let (mut out, mut sums) = (vec![f32::NAN; count * m * n], vec![f32::NAN; count * n]);
+                let column_sums = Some(Out::of(&mut sums));
+                let large = Large { a: &x, b: &x, products: &products, m, n, k, column_sums };
+                large.run(8, &Whole(Out::of(&mut out), m, n));
+                let x_at = |at: Matrix, i: usize, j: usize| {
+                    f64::from(x[(at.offset + i as i64 * at.rows + j as i64 * at.columns) as usize])
+                };
+                for (p, &(a, b)) in products.iter().enumerate() {
+                    for j in 0..n {
+                        let want: f64 = (0..k).map(|l| x_at(b, l, j)).sum();
+                        assert!((f64::from(sums[p * n + j]) - want).abs() < 1e-3, "sum {j} of {m} {n} {k}");
+                        for i in (0..m).step_by(7) {
+                            let want: f64 = (0..k).map(|l| x_at(a, i, l) * x_at(b, l, j)).sum();
+                            let got = f64::from(out[(p * m + i) * n + j]);
+                            assert!((got - want).abs() < 1e-3, "{m} {n} {k} [{i}, {j}]: {got}, not {want}");
+                        }
+                    }
+                }
+                assert!(out.iter().all(|x| x.is_finite()));
+            }
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! MatMul kernels: large products of f32 by `large`, which hands blocks to their epilogues while the cache has them; all others
+//! MatMul kernels: large products of f32 by `large`, which hands blocks to their epilogues while the cache has them, those of few
+//! rows by `few_rows`, all others
 //! through the `gemm` crate.
 
 use gemm::Parallelism;
@@ -10,6 +11,7 @@ use crate::{
     ahead::Ahead,
     args::{Args, Out},
     column_sums::column_sums,
+    few_rows::{self, FewRows},
     fold::Fold,
     large::{self, Block, Large, Sink},
     ops::Element,
@@ -103,6 +105,9 @@ impl MatMulPlan {
     pub(crate) fn run(&self, args: &Args<'_>) {
         match self.dtype {
             DType::F32 if large::pays(self.m, self.n, self.k) => self.large(args),
+            DType::F32 if self.products.iter().all(|(_, b)| few_rows::pays(self.m, self.k, b)) => {
+                self.few_rows(args)
+            }
             DType::F32 => self.typed::<f32>(args, 0.0, 1.0),
             DType::F64 => self.typed::<f64>(args, 0.0, 1.0),
             // `Op::Dot` takes floats only, and halves are widened before.
@@ -135,6 +140,41 @@ impl MatMulPlan {
                 large.run(tasks, &Fused { args, after: &self.after, epilogue, uniforms, m, n });
             }
         }
+    }
+
+    /// Few rows of f32.
+    fn few_rows(&self, args: &Args<'_>) {
+        let (a, b) = (args.read::<f32>(self.operands[0]), args.read::<f32>(self.operands[1]));
+        if let Some(sums) = self.column_sums {
+            let matrices: Vec<Matrix> = self.products.iter().map(|p| p.1).collect();
+            column_sums(args.out(sums), b, &matrices, (self.k, self.n));
+        }
+        let (m, n, k) = (self.m, self.n, self.k);
+        let wide = self.products.first().map_or(1, |(_, b)| few_rows::block(b));
+        let across = n.div_ceil(wide);
+        let items = self.products.len() * across;
+        // The matrix comes from memory.
+        let bytes = (self.products.len() * n * k * size_of::<f32>()) as f64;
+        let tasks = threads::tasks_for(self.cost().max(bytes / 16.0)).min(items);
+        let uniforms = self.after.uniforms(args);
+        threads::for_each(tasks, &|task| {
+            let mut finish = Finish::new(&self.after, args, &uniforms);
+            let (mut left, mut part) = (Scratch::new(4 * m * k), Scratch::new(4 * m * few_rows::COLUMNS));
+            let (left, part) = (left.slice::<f32>(m * k), part.slice::<f32>(m * few_rows::COLUMNS));
+            let mut there = None;
+            for item in items * task / tasks..items * (task + 1) / tasks {
+                let (product, first) = (item / across, item % across * wide);
+                let (x, y) = self.products[product];
+                if there.replace(product) != Some(product) {
+                    few_rows::rows(a, x, (m, k), left);
+                }
+                let count = wide.min(n - first);
+                FewRows { a: left, b, b_at: y, m, k, first, count, to: part }.multiply();
+                for (row, line) in part.chunks_exact(few_rows::COLUMNS).enumerate() {
+                    finish.put((product * m + row) * n + first, &line[..count]);
+                }
+            }
+        });
     }
 
     /// Without an epilogue: large products are cut along their longer side, one part for each thread.

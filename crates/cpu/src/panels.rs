@@ -10,7 +10,7 @@ use crate::{
 
 /// Columns of a panel of a right operand: two of the widest SIMD registers.
 pub(crate) const COLUMNS: usize = 32;
-/// Rows of a panel of a left operand: as many as a tile has.
+/// Rows of a tile.
 pub(crate) const ROWS: usize = 12;
 
 /// Elements of a cache line.
@@ -54,7 +54,13 @@ impl<const W: usize> WithSimd for Pack<'_, W> {
                 if let Ok(from) = <&[f32; W]>::try_from(from) {
                     *row = *from;
                 } else {
-                    row[..n].copy_from_slice(from);
+                    // Whole registers, then single elements: a call for so few would take longer.
+                    let (lines, rest) = from.as_chunks::<LINE>();
+                    let whole = lines.len() * LINE;
+                    for (to, line) in row.as_chunks_mut::<LINE>().0.iter_mut().zip(lines) {
+                        *to = *line;
+                    }
+                    row[whole..n].iter_mut().zip(rest).for_each(|(to, &x)| *to = x);
                     row[n..].fill(0.0);
                 }
             }
