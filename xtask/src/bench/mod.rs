@@ -70,6 +70,10 @@ enum Workload {
     LayerNorm,
     /// Forward and backward pass of a ResNet block: two 3 x 3 convolutions of 64 channels with batch norm on 8 images of 56 x 56.
     ResnetBlock,
+    /// Forward and backward pass of a small CNN: three 3 x 3 convolutions with batch norm, ReLU and max pooling on 128 images of 28 x 28.
+    SmallCnn,
+    /// A depthwise 3 x 3 convolution of 64 channels on 8 images of 56 x 56, with its gradients.
+    Depthwise,
 }
 
 impl Workload {
@@ -83,6 +87,8 @@ impl Workload {
             Workload::Softmax => "softmax",
             Workload::LayerNorm => "layer-norm",
             Workload::ResnetBlock => "resnet-block",
+            Workload::SmallCnn => "small-cnn",
+            Workload::Depthwise => "depthwise",
         }
     }
 
@@ -95,6 +101,8 @@ impl Workload {
             Workload::Softmax => Box::new(Expression::softmax(device)),
             Workload::LayerNorm => Box::new(Expression::layer_norm(device)),
             Workload::ResnetBlock => Box::new(Expression::resnet_block(device)),
+            Workload::SmallCnn => Box::new(Expression::small_cnn(device)),
+            Workload::Depthwise => Box::new(Expression::depthwise(device)),
         })
     }
 }

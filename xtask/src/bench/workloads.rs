@@ -4,7 +4,7 @@ use wgrad::{
     models::{
         BertConfig, BertForMaskedLM, Gpt2Config, Gpt2Init, Gpt2LMHead, IGNORED_LABEL, bert::token_loss,
     },
-    nn::{Activation, BatchNorm2d, Conv2d, Init, LayerNorm, functional},
+    nn::{Activation, BatchNorm2d, Conv2d, Init, LayerNorm, Linear, functional},
     prelude::{
         AdamW, AdamWConfig, Context, DeviceHandle, Module, Optimizer, Tensor, TensorError, all_parameters,
         eval, grad,
@@ -75,6 +75,54 @@ impl Expression {
                     trained.extend(norm.weight.iter().chain(&norm.bias).map(|p| p.tensor()));
                 }
                 let mut wanted = grad(&loss, &trained.iter().collect::<Vec<_>>())?;
+                wanted.push(loss);
+                Ok(wanted)
+            }),
+        }
+    }
+
+    /// Three times a 3 x 3 convolution with batch norm in training mode, ReLU and max pooling, then a linear layer and all gradients of
+    /// the cross-entropy.
+    pub(crate) fn small_cnn(device: &DeviceHandle) -> Self {
+        let init = Init::new(device, 0);
+        let padding = functional::Padding::Both([1, 1]);
+        let options = functional::Conv { padding, ..functional::Conv::default() };
+        let conv = |inputs, outputs| Conv2d::new(&init, inputs, outputs, [3, 3], options, false);
+        let layers = [(1, 16), (16, 32), (32, 64)]
+            .map(|(inputs, outputs)| (conv(inputs, outputs), BatchNorm2d::new(&init, outputs)));
+        let head = Linear::new(&init, 64 * 9, 10, true);
+        let [x] = numbers([&[128, 1, 28, 28]], device);
+        let targets = Tensor::from_vec((0..128).map(|i| i % 10).collect::<Vec<i32>>(), [128], device);
+        Expression {
+            evaluate: Box::new(move || {
+                let ctx = Context::train(0, 0);
+                let mut trained = Vec::new();
+                let mut y = x.clone();
+                for (conv, norm) in &layers {
+                    y = norm.forward(&conv.forward(&y), &ctx).relu();
+                    y = functional::max_pool2d(&y, &functional::MaxPool::new([2, 2]));
+                    trained.push(conv.weight.tensor());
+                    trained.extend(norm.weight.iter().chain(&norm.bias).map(|p| p.tensor()));
+                }
+                trained.push(head.weight.tensor());
+                trained.extend(head.bias.iter().map(|p| p.tensor()));
+                let loss = functional::cross_entropy(&head.forward(&y.reshape([128, 64 * 9])), &targets, None);
+                let mut wanted = grad(&loss, &trained.iter().collect::<Vec<_>>())?;
+                wanted.push(loss);
+                Ok(wanted)
+            }),
+        }
+    }
+
+    /// A 3 x 3 convolution with a filter for each of 64 channels, and all gradients of the mean square.
+    pub(crate) fn depthwise(device: &DeviceHandle) -> Self {
+        let padding = functional::Padding::Both([1, 1]);
+        let options = functional::Conv { padding, groups: 64, ..functional::Conv::default() };
+        let [x, weight] = numbers([&[8, 64, 56, 56], &[64, 1, 3, 3]], device);
+        Expression {
+            evaluate: Box::new(move || {
+                let loss = functional::conv2d(&x, &weight, None, &options).square().mean_all();
+                let mut wanted = grad(&loss, &[&x, &weight])?;
                 wanted.push(loss);
                 Ok(wanted)
             }),
