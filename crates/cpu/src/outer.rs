@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn sums_of_outer_products_equal_their_definition() {
-        let x: Vec<f32> = (0..9000).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+        let x: Vec<f32> = (0..20_000).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
         let all: [(&[u32], &[(u32, u32)], usize, usize); 3] = [
             (&[0, 100, 40], &[(0, 3), (7, 29)], 33, 5),
             (&[8, 8], &[(0, 16)], 16, 100),
