@@ -106,7 +106,8 @@ impl Expression {
                 }
                 trained.push(head.weight.tensor());
                 trained.extend(head.bias.iter().map(|p| p.tensor()));
-                let loss = functional::cross_entropy(&head.forward(&y.reshape([128, 64 * 9])), &targets, None);
+                let loss =
+                    functional::cross_entropy(&head.forward(&y.reshape([128, 64 * 9])), &targets, None);
                 let mut wanted = grad(&loss, &trained.iter().collect::<Vec<_>>())?;
                 wanted.push(loss);
                 Ok(wanted)
