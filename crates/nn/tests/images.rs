@@ -196,6 +196,29 @@ fn the_gradient_of_a_maximum_goes_to_the_first_of_equals() -> Outcome {
     Ok(())
 }
 
+/// Of `Σ max²` the gradient is twice each maximum where it came from, and the gradient of that along `v` twice `v` there.
+#[test]
+fn a_maximum_has_a_second_gradient() -> Outcome {
+    let device = device();
+    for (size, kernel) in [(4, 2), (10, 5)] {
+        let x = numbers(&[2, 3, size, size], 4, &device);
+        let v = numbers(&[2, 3, size, size], 5, &device);
+        let y = functional::max_pool2d(&x, &MaxPool::new([kernel, kernel]));
+        let dx = grad(&y.square().sum_all(), &[&x])?.remove(0);
+        let second = grad(&dx.mul(&v).sum_all(), &[&x])?.remove(0);
+        let (x, v, dx, second) =
+            (x.to_vec::<f32>()?, v.to_vec::<f32>()?, dx.to_vec::<f32>()?, second.to_vec::<f32>()?);
+        let mut maxima = 0;
+        for i in 0..x.len() {
+            let is_maximum = dx[i] != 0.0;
+            maxima += usize::from(is_maximum);
+            assert_eq!((dx[i], second[i]), if is_maximum { (2.0 * x[i], 2.0 * v[i]) } else { (0.0, 0.0) });
+        }
+        assert_eq!(maxima, 2 * 3 * 4, "windows of {kernel}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_transposed_convolution_is_the_gradient_of_a_convolution() -> Outcome {
     let device = device();

@@ -131,6 +131,24 @@ pub fn max_pool<const N: usize>(x: &Tensor, options: &MaxPool<N>) -> Tensor {
     }
 }
 
+/// Windows of up to so many elements are compared element by element: a few passes over all windows instead of a tiny reduction in each.
+const UNROLLED: usize = 16;
+
+/// Of windows `[.., out.., size..]` the elements at each place, row-major, `[.., out..]`.
+fn elements(seen: &Tensor, sizes: &[usize]) -> impl Iterator<Item = Tensor> {
+    let rank = seen.rank() - sizes.len();
+    let shape: Shape = seen.shape().iter().copied().take(rank).collect();
+    (0..sizes.iter().product()).map(move |k: usize| {
+        let mut rest = k;
+        let mut one = seen.clone();
+        for (d, &size) in sizes.iter().enumerate().rev() {
+            one = one.narrow((rank + d) as isize, rest % size, 1);
+            rest /= size;
+        }
+        one.reshape(shape.clone())
+    })
+}
+
 /// The maximum over windows as a function.
 fn first_maximum(x: &Tensor, list: Vec<Windows>) -> Result<Tensor, TensorError> {
     static KNOWN: Known<(Vec<Windows>, Shape, DType)> = Known::new();
@@ -139,22 +157,38 @@ fn first_maximum(x: &Tensor, list: Vec<Windows>) -> Result<Tensor, TensorError> 
         // A finite minimum: shaders may assume that infinities do not occur.
         let lowest = f64::from(f32::MIN);
         let n = list.len();
-        let forward = |args: &[Tensor]| vec![windows(&args[0], &list, lowest).amax(&last(n), false)];
+        let sizes: Vec<usize> = list.iter().map(|w| w.size).collect();
+        let taps: usize = sizes.iter().product();
+        let unrolled = taps <= UNROLLED;
+        let forward = |args: &[Tensor]| {
+            let seen = windows(&args[0], &list, lowest);
+            let largest = if unrolled { elements(&seen, &sizes).reduce(|a, b| a.maximum(&b)) } else { None };
+            vec![largest.unwrap_or_else(|| seen.amax(&last(n), false))]
+        };
         let gradient = |b: &Backward<'_>| {
             let (x, y, g) = (&b.operands[0], &b.outputs[0], &b.cotangents[0]);
             let seen = windows(x, &list, lowest);
-            let beside = |t: &Tensor| {
+            let number = |k: usize| Tensor::constant(k as f64, DType::I32, x.device());
+            let first = if unrolled {
+                let numbered: Vec<_> = elements(&seen, &sizes).enumerate().collect();
+                let nothing = number(taps).expand(y.shape().clone());
+                numbered.iter().rev().fold(nothing, |next, (k, tap)| tap.eq(y).where_(&number(*k), &next))
+            } else {
                 let ones = std::iter::repeat_n(1, n);
-                t.reshape(t.shape().iter().copied().chain(ones).collect::<Shape>())
+                let beside: Shape = y.shape().iter().copied().chain(ones).collect();
+                let place = Tensor::arange(taps, x.device()).reshape(Shape::from(sizes.clone()));
+                seen.eq(y.reshape(beside)).where_(&place, &number(taps)).amin(&last(n), false)
             };
-            let sizes: Vec<usize> = list.iter().map(|w| w.size).collect();
-            let taps: usize = sizes.iter().product();
-            let place = Tensor::arange(taps, x.device()).reshape(Shape::from(sizes));
-            let beyond = Tensor::constant(taps as f64, DType::I32, x.device());
-            let first = seen.eq(beside(y)).where_(&place, &beyond).amin(&last(n), true);
+            // The windows' elements come first, so that what is written lies as `g` does; then they are turned to their places.
+            let ones = std::iter::repeat_n(1, y.rank());
+            let place = Tensor::arange(taps, x.device());
+            let place = place.reshape(std::iter::once(taps).chain(ones).collect::<Shape>());
             let zero = Tensor::constant(0.0, x.dtype(), x.device());
-            let share = first.eq(&place).where_(&beside(g), &zero);
-            let passed = windows(x, &list, 0.0).mul(share.detach()).sum_all();
+            let share = first.unsqueeze(0).eq(&place).where_(&g.unsqueeze(0), &zero);
+            let apart: Shape = sizes.iter().chain(y.shape().iter()).copied().collect();
+            let turned: Vec<usize> = (n..n + y.rank()).chain(0..n).collect();
+            let share = share.reshape(apart).permute(&turned);
+            let passed = windows(x, &list, 0.0).mul(share).sum_all();
             match grad(&passed, &[x]) {
                 Ok(gradients) => gradients,
                 Err(error) => vec![x.invalid("max_pool", error.to_string())],
