@@ -140,10 +140,11 @@ pub(crate) struct LrFindArgs {
 #[command(after_help = "\
 Examples:
   wgrad generate --checkpoint runs/gpt-nano-001 --prompt \"My fellow Americans, \"
-  wgrad generate --checkpoint runs/gpt-nano-001/checkpoints/step-002000 --prompt \"We \" --temperature 0")]
+  wgrad generate --checkpoint runs/gpt-nano-001/checkpoints/step-002000 --prompt \"We \" --temperature 0
+  wgrad generate --checkpoint model.gguf --chat --prompt \"What is the capital of France?\"")]
 pub(crate) struct GenerateArgs {
-    /// A checkpoint's folder, a run folder (its last checkpoint is taken), or a folder with config.json,
-    /// model.safetensors and tokenizer.json.
+    /// A checkpoint's folder, a run folder (its last checkpoint is taken), a folder with config.json,
+    /// model.safetensors and tokenizer.json, or a GGUF file.
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
     /// What the text goes on from.
@@ -158,6 +159,27 @@ pub(crate) struct GenerateArgs {
     /// Draw among the K likeliest tokens only.
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
+    /// Draw among the fewest tokens that together have probability P.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Draw among tokens at least P times as likely as the likeliest one.
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f64>,
+    /// Above 1 tokens that have occurred become less likely.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f64,
+    /// End the text where this would come; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Look for the likeliest text, following N at a time, instead of drawing.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) beams: usize,
+    /// Take the prompt as what a user says, and let the model answer, by its chat template.
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// What the model is told before the conversation.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
     /// Another seed, another text.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

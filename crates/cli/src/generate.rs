@@ -3,18 +3,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use wgrad::train::{Pretrained, SampleOptions};
+use wgrad::train::{Message, Pretrained, SampleOptions};
 
 use crate::Failure;
 use crate::args::GenerateArgs;
 
 pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode, Failure> {
-    if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
-        return Err(format!("--temperature must be 0 or more, found {}", args.temperature).into());
-    }
-    if args.top_k == Some(0) {
-        return Err("--top-k must be 1 or more, found 0; leave it out to draw among all tokens".into());
-    }
     let opened = wgrad::devices().open(&args.device.device)?;
     let model =
         Pretrained::load(&args.checkpoint, &opened.device, |warning| eprintln!("warning: {warning}"))?;
@@ -23,14 +17,27 @@ pub(crate) fn run(args: GenerateArgs) -> Result<ExitCode, Failure> {
         bytes: None,
         temperature: args.temperature,
         top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
         seed: args.seed,
+        stop: args.stop,
+        stop_tokens: Vec::new(),
+        num_beams: args.beams,
     };
     let mut closed = None;
-    write(&args.prompt, &mut closed);
-    model.generate(&args.prompt, &options, |piece| {
-        write(piece, &mut closed);
+    let show = |piece: &str, closed: &mut Option<io::Error>| {
+        write(piece, closed);
         closed.is_none()
-    })?;
+    };
+    if args.chat {
+        let system = args.system.map(|text| Message::new("system", &text));
+        let messages: Vec<Message> = system.into_iter().chain([Message::new("user", &args.prompt)]).collect();
+        model.answer(&messages, &options, |piece| show(piece, &mut closed))?;
+    } else {
+        write(&args.prompt, &mut closed);
+        model.generate(&args.prompt, &options, |piece| show(piece, &mut closed))?;
+    }
     write("\n", &mut closed);
     match closed {
         // Whoever read the text has had enough of it: `wgrad generate ... | head -1`.

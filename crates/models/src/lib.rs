@@ -6,11 +6,13 @@ mod auto;
 pub mod bart;
 pub mod bert;
 mod cache;
+mod causal_lm;
 pub mod cnn;
 mod decoder;
 mod error;
 mod folders;
 pub mod generate;
+pub mod gguf;
 pub mod gpt2;
 pub mod gpt_neox;
 mod heads;
@@ -32,10 +34,11 @@ pub use bert::{
     BertForTokenClassification, BertModel,
 };
 pub use cache::{CacheSpec, KeyValueCache};
+pub use causal_lm::CausalLanguageModel;
 pub use cnn::{Cnn, CnnConfig};
 pub use decoder::InitScheme;
 pub use error::ModelError;
-pub use generate::{CausalLanguageModel, GenerateOptions, generate};
+pub use generate::{GenerateOptions, generate};
 pub use gpt_neox::{GptNeoXConfig, GptNeoXForCausalLM};
 pub use gpt2::{Gpt2Config, Gpt2Init, Gpt2LMHead};
 pub use llama::{LlamaConfig, LlamaForCausalLM};

@@ -65,27 +65,13 @@ pub struct RopeParameters {
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Scaling {
     Default,
-    Linear {
-        factor: f64,
-    },
+    Linear { factor: f64 },
     /// The base grows with texts longer than the context (NTK-aware scaling, u/bloc97 and u/emozilla).
-    Dynamic {
-        factor: f64,
-    },
+    Dynamic { factor: f64 },
     /// Grattafiori et al., *The Llama 3 Herd of Models*, 2024.
-    Llama3 {
-        factor: f64,
-        low: f64,
-        high: f64,
-        original: f64,
-    },
+    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
     /// Peng et al., *YaRN*, 2023: frequencies between two bounds are mixed.
-    Yarn {
-        factor: f64,
-        first: f64,
-        last: f64,
-        attention: f64,
-    },
+    Yarn { factor: f64, first: f64, last: f64, attention: f64 },
 }
 
 /// Rotations by position of the first `r` elements of each head, in pairs `i` and `i + r/2`.
@@ -121,9 +107,7 @@ impl Rotary {
         }
         let width = (d as f64 * share) as usize;
         if width < 2 || !width.is_multiple_of(2) {
-            return Err(format!(
-                "{width} of {d} elements of a head are to be rotated, expected an even number"
-            ));
+            return Err(format!("{width} of {d} elements of a head are to be rotated, expected an even number"));
         }
         let scaling = scaling(parameters, theta, width, max_positions)?;
         Ok(Rotary { theta, width, max_positions, scaling, device: device.clone(), tables: Arc::default() })
@@ -254,6 +238,98 @@ fn scaling(p: &RopeParameters, theta: f64, width: usize, max_positions: usize) -
         other => {
             let known = "default, linear, dynamic, llama3, yarn";
             Err(format!("`rope_type` `{other}` is not supported; known: {known}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wgrad_cpu::CpuDevice;
+
+    use super::*;
+
+    fn rotary(parameters: RopeParameters) -> Result<Rotary, String> {
+        let device: DeviceHandle = Arc::new(CpuDevice::new());
+        Rotary::new(&RopeParameters { rope_theta: Some(100.0), ..parameters }, 16, 64, &device)
+    }
+
+    /// What `transformers` 5.23 computes (`ROPE_INIT_FUNCTIONS`), for heads of 16 and a context of 64.
+    #[test]
+    fn scaled_frequencies_are_those_of_transformers() {
+        let of = |kind: &str, factor| RopeParameters {
+            rope_type: Some(kind.to_owned()),
+            factor: Some(factor),
+            ..RopeParameters::default()
+        };
+        let cases = [
+            (
+                of("linear", 4.0),
+                1,
+                [0.25, 0.1405853, 0.07905694, 0.04445698, 0.025, 0.01405853, 0.007905695, 0.004445699],
+                1.0,
+            ),
+            (
+                of("dynamic", 2.0),
+                160,
+                [1.0, 0.4613085, 0.2128055, 0.09816898, 0.04528618, 0.0208909, 0.009637149, 0.004445699],
+                1.0,
+            ),
+            (
+                RopeParameters { original_max_position_embeddings: Some(16.0), ..of("yarn", 4.0) },
+                1,
+                [1.0, 0.3514633, 0.07905694, 0.04445698, 0.025, 0.01405853, 0.007905695, 0.004445699],
+                1.138629436111989,
+            ),
+            (
+                RopeParameters {
+                    original_max_position_embeddings: Some(32.0),
+                    beta_fast: Some(4.0),
+                    beta_slow: Some(0.5),
+                    truncate: Some(false),
+                    mscale: Some(1.0),
+                    mscale_all_dim: Some(0.5),
+                    ..of("yarn", 8.0)
+                },
+                1,
+                [1.0, 0.4832891, 0.1951755, 0.06668107, 0.01327513, 0.007029266, 0.003952847, 0.002222849],
+                1.094179988101349,
+            ),
+            (
+                RopeParameters {
+                    original_max_position_embeddings: Some(32.0),
+                    low_freq_factor: Some(1.0),
+                    high_freq_factor: Some(4.0),
+                    ..of("llama3", 8.0)
+                },
+                1,
+                [1.0, 0.3760158, 0.09583998, 0.02222849, 0.0125, 0.007029266, 0.003952847, 0.002222849],
+                1.0,
+            ),
+        ];
+        for (parameters, positions, expected, attention) in cases {
+            let kind = parameters.rope_type.clone();
+            let (found, factor) = rotary(parameters).expect("the parameters are good").frequencies(positions);
+            assert!((factor - attention).abs() < 1e-9, "{kind:?}: {factor}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found / expected - 1.0).abs() < 1e-6, "{kind:?}: {found} and {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_that_cannot_be_are_refused_by_name() {
+        let of = |kind: &str| RopeParameters { rope_type: Some(kind.to_owned()), ..RopeParameters::default() };
+        for (parameters, part) in [
+            (of("spiral"), "`rope_type` `spiral` is not supported; known: default"),
+            (of("linear"), "of type `linear` need `factor`"),
+            (RopeParameters { factor: Some(0.0), ..of("yarn") }, "`factor` of `rope_parameters` is 0"),
+            (RopeParameters { partial_rotary_factor: Some(1.5), ..of("default") }, "`partial_rotary_factor` is 1.5"),
+            (RopeParameters { partial_rotary_factor: Some(0.2), ..of("default") }, "3 of 16 elements"),
+        ] {
+            let message = rotary(parameters).expect_err("the parameters are bad");
+            assert!(message.contains(part), "{message}");
         }
     }
 }

@@ -15,6 +15,7 @@ mod files;
 pub mod functional;
 pub mod init;
 mod layers;
+pub mod lora;
 mod module;
 pub mod multi_task;
 pub mod numpy;

@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 
 use wgrad_tensor::Tensor;
 
-use crate::{NnError, Param, safetensors};
+use crate::{Linear, NnError, Param, safetensors};
 
 /// Something that holds parameters. Derive it (`#[derive(Module)]`), or implement [`Module::visit`] by hand where the names
 /// are not those of the fields.
@@ -136,12 +136,28 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 pub struct Visitor<'a> {
     path: String,
     each: &'a mut dyn FnMut(&str, &Param),
+    linears: Option<&'a mut dyn FnMut(&str, &Linear)>,
 }
 
 impl<'a> Visitor<'a> {
     /// A visitor that calls `each` with the name of every parameter and the parameter.
     pub fn new(each: &'a mut dyn FnMut(&str, &Param)) -> Self {
-        Visitor { path: String::new(), each }
+        Visitor { path: String::new(), each, linears: None }
+    }
+
+    /// A visitor that also calls `linears` with the path of every [`Linear`] and the layer.
+    pub(crate) fn of_linears(
+        each: &'a mut dyn FnMut(&str, &Param),
+        linears: &'a mut dyn FnMut(&str, &Linear),
+    ) -> Self {
+        Visitor { path: String::new(), each, linears: Some(linears) }
+    }
+
+    /// Shows a layer under the path of the enclosing fields.
+    pub(crate) fn linear(&mut self, linear: &Linear) {
+        if let Some(each) = &mut self.linears {
+            each(&self.path, linear);
+        }
     }
 
     /// Visits what is under `name`; an empty name adds nothing to the path.

@@ -64,7 +64,7 @@ fn net(device: &DeviceHandle, seed: u64) -> Net {
         h: vec![layer(), layer()],
         norm: LayerNorm::new(&init, 4, 1e-5),
         inside: Inside { extra: init.param([2], Initializer::Ones) },
-        head: Some(Linear { weight: wte.weight.clone(), bias: None }),
+        head: Some(Linear::of(wte.weight.clone(), None)),
         absent: None,
         r#type: Box::new(init.param([1], Initializer::Constant(0.25))),
         scale: 2.0,

@@ -66,6 +66,9 @@ pub enum TrainError {
         /// What is there.
         found: String,
     },
+    /// A conversation cannot be written as the model reads it.
+    #[error("chat template: {0}")]
+    Chat(String),
     /// A task was opened without the data that is asked of it.
     #[error("there is no {0}: the task was opened without it; open it to train")]
     NoData(&'static str),

@@ -1,6 +1,7 @@
 //! Trains a model by a recipe: the loop, checkpoints that survive anything, metrics, progress and pictures.
 #![forbid(unsafe_code)]
 
+mod chat;
 mod checkpoint;
 mod curve;
 mod durable;
@@ -20,6 +21,7 @@ mod sample;
 mod task;
 mod trainer;
 
+pub use self::chat::{ChatTemplate, Message};
 pub use self::checkpoint::{Checkpoint, CheckpointStore, TrainState};
 pub use self::curve::draw_loss_curve;
 pub use self::error::{Result, TrainError};

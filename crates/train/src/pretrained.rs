@@ -1,46 +1,75 @@
 //! A trained model in a folder: weights, configuration and tokenizer.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
+use serde_json::Value;
 use wgrad_data::Tokenizer;
-use wgrad_models::Gpt2LMHead;
+use wgrad_models::{AutoModelForCausalLM, CausalLanguageModel, gguf::GgufFile};
+use wgrad_nn::Init;
 use wgrad_tensor::DeviceHandle;
 
+use crate::chat::{ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::sample::{self, SampleOptions};
 
-/// A language model and its tokenizer, as a checkpoint or a Hugging Face folder holds them: `config.json`,
-/// `model.safetensors`, `tokenizer.json`.
+/// A language model and its tokenizer, as a checkpoint or a Hugging Face folder holds them (`config.json`, `model.safetensors`,
+/// `tokenizer.json`), or a GGUF file.
 #[derive(Debug)]
 pub struct Pretrained {
     folder: PathBuf,
-    model: Gpt2LMHead,
+    model: Box<dyn CausalLanguageModel>,
     tokenizer: Tokenizer,
+    chat: Option<ChatTemplate>,
+    /// Tokens that end texts.
+    ends: Vec<u32>,
 }
 
 impl Pretrained {
     /// Loads the model that `path` means: a run folder's last valid checkpoint, a checkpoint (its files are compared with their
-    /// checksums), or any folder with the three files. A damaged checkpoint of a run is passed over; `warn` gets a sentence
-    /// about it.
+    /// checksums), any folder with the three files, or a GGUF file. A damaged checkpoint of a run is passed over; `warn` gets a
+    /// sentence about it.
     ///
     /// # Errors
     /// There is no model, or its files are damaged or of another kind.
     pub fn load(path: &Path, device: &DeviceHandle, warn: impl FnMut(String)) -> Result<Self> {
+        if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+            return Self::load_gguf(path, device);
+        }
         let folder = model_folder(path, warn)?;
         let tokenizer = Tokenizer::load(&folder)?;
-        let model = Gpt2LMHead::from_pretrained(&folder, device)?;
-        Ok(Pretrained { folder, model, tokenizer })
+        let model = AutoModelForCausalLM::from_pretrained(&folder, device)?;
+        let ends = ends(&folder, model.vocab_size());
+        let chat = chat(&folder);
+        Ok(Pretrained { folder, model, tokenizer, chat, ends })
     }
 
-    /// The folder that was loaded.
+    fn load_gguf(path: &Path, device: &DeviceHandle) -> Result<Self> {
+        let file = GgufFile::open(path)?;
+        let tokenizer = Tokenizer::from_json(file.tokenizer_json()?, &path.display().to_string())?;
+        let model = Box::new(file.llama(&Init::new(device, 0))?);
+        let token = |key: &str| -> Result<Option<u32>> {
+            let id = file.find_size(&format!("tokenizer.ggml.{key}_token_id"))?;
+            Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < model.vocab_size()))
+        };
+        let text = |id: Option<u32>| id.map_or(Ok(String::new()), |id| tokenizer.decode(&[id]));
+        let (bos, eos) = (text(token("bos")?)?, text(token("eos")?)?);
+        let ends = [token("eos")?, token("eot")?].into_iter().flatten().collect();
+        let chat = file.find_text("tokenizer.chat_template")?.map(|source| ChatTemplate::new(source, &bos, &eos));
+        Ok(Pretrained { folder: path.to_owned(), model, tokenizer, chat, ends })
+    }
+
+    /// The folder or file that was loaded.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The model.
-    pub fn model(&self) -> &Gpt2LMHead {
-        &self.model
+    pub fn model(&self) -> &dyn CausalLanguageModel {
+        &*self.model
     }
 
     /// The tokenizer.
@@ -48,19 +77,81 @@ impl Pretrained {
         &self.tokenizer
     }
 
-    /// Continues `prompt`; `each` gets the text piece by piece, without the prompt and only in whole characters, and returns
-    /// whether to go on.
+    /// How conversations are written, where the tokenizer's configuration says it.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat.as_ref()
+    }
+
+    /// Continues `prompt` up to a token that ends texts; `each` gets the text piece by piece, without the prompt and only in whole
+    /// characters, and returns whether to go on.
     ///
     /// # Errors
-    /// A prompt that the tokenizer refuses or that is empty, or the device.
+    /// A prompt that the tokenizer refuses or that is empty, options that cannot be, or the device.
     pub fn generate(
         &self,
         prompt: &str,
         options: &SampleOptions,
         each: impl FnMut(&str) -> bool,
     ) -> Result<()> {
-        sample::generate(&self.model, &self.tokenizer, prompt, options, each)
+        let mut options = options.clone();
+        options.stop_tokens.extend(&self.ends);
+        sample::generate(&*self.model, &self.tokenizer, prompt, &options, each)
     }
+
+    /// Answers the last message of a conversation; see [`Pretrained::generate`].
+    ///
+    /// # Errors
+    /// The model has no chat template, or that refuses the conversation; as [`Pretrained::generate`].
+    pub fn answer(
+        &self,
+        messages: &[Message],
+        options: &SampleOptions,
+        each: impl FnMut(&str) -> bool,
+    ) -> Result<()> {
+        let Some(chat) = &self.chat else {
+            let message = "the model has no chat template (`chat_template` of tokenizer_config.json)";
+            return Err(TrainError::Chat(message.into()));
+        };
+        self.generate(&chat.render(messages)?, options, each)
+    }
+}
+
+/// A JSON file that may be there; one that cannot be understood counts as none, since only defaults are taken from it.
+fn json(path: &Path) -> Value {
+    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null)
+}
+
+/// The tokens that end texts: of `generation_config.json`, else of `config.json`.
+fn ends(folder: &Path, vocab_size: usize) -> Vec<u32> {
+    let of = |file: &str| -> Vec<u32> {
+        let ids = match &json(&folder.join(file))["eos_token_id"] {
+            Value::Array(list) => list.clone(),
+            one => vec![one.clone()],
+        };
+        let ids = ids.iter().filter_map(Value::as_u64).filter(|id| *id < vocab_size as u64);
+        ids.map(|id| id as u32).collect()
+    };
+    let first = of("generation_config.json");
+    if first.is_empty() { of("config.json") } else { first }
+}
+
+/// The chat template of a folder: `chat_template.jinja`, or the one in `tokenizer_config.json`.
+fn chat(folder: &Path) -> Option<ChatTemplate> {
+    let config = json(&folder.join("tokenizer_config.json"));
+    let token = |key: &str| {
+        let token = &config[key];
+        token.as_str().or_else(|| token["content"].as_str()).unwrap_or_default().to_owned()
+    };
+    let source = fs::read_to_string(folder.join("chat_template.jinja")).ok().or_else(|| match &config["chat_template"] {
+        Value::String(source) => Some(source.clone()),
+        // Several ones with names.
+        Value::Array(list) => {
+            let default = list.iter().find(|named| named["name"] == "default").or(list.first());
+            default.and_then(|named| named["template"].as_str()).map(str::to_owned)
+        }
+        _ => None,
+    })?;
+    Some(ChatTemplate::new(&source, &token("bos_token"), &token("eos_token")))
 }
 
 /// The folder that `path` means: itself where it holds a model, a checkpoint (its files are compared with their checksums), or a run

@@ -81,10 +81,18 @@ impl Tokenizer {
     pub fn load(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_path_buf() };
         let json = fs::read_to_string(&file).map_err(DataError::io("read", &file))?;
+        Self::from_json(json, &file.display().to_string())
+    }
+
+    /// The tokenizer that the contents of a `tokenizer.json` describe; `origin` is where they come from, for messages.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if they describe none.
+    pub fn from_json(json: String, origin: &str) -> Result<Self> {
         if bytes::is_bytes_tokenizer(&json) {
             return Ok(Self::Bytes);
         }
-        let action = format!("load the tokenizer `{}`", file.display());
+        let action = format!("load the tokenizer `{origin}`");
         Ok(Self::Bpe(Box::new(BpeTokenizer::from_json(json, &action)?)))
     }
 

@@ -1,16 +1,32 @@
 //! Affine maps.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use wgrad_tensor::Tensor;
 
-use crate::{Init, Initializer, Module, Param, functional};
+use crate::{Init, Initializer, Module, Param, Visitor, functional, lora::Lora};
 
 /// `x Wᵀ + b`, with the weight stored as PyTorch's `Linear` stores it.
-#[derive(Clone, Debug, Module)]
+#[derive(Clone, Debug)]
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Param,
     /// `[out]`.
     pub bias: Option<Param>,
+    /// Shared by clones, as the parameters are.
+    adapter: Arc<RwLock<Option<Lora>>>,
+}
+
+impl Module for Linear {
+    fn visit(&self, visitor: &mut Visitor<'_>) {
+        visitor.linear(self);
+        visitor.field("weight", |visitor| self.weight.visit(visitor));
+        visitor.field("bias", |visitor| self.bias.visit(visitor));
+        if let Some(Lora { a, b, .. }) = self.adapter() {
+            visitor.field("lora_A.weight", |visitor| a.visit(visitor));
+            visitor.field("lora_B.weight", |visitor| b.visit(visitor));
+        }
+    }
 }
 
 impl Linear {
@@ -28,15 +44,33 @@ impl Linear {
         weight: Initializer,
         bias: Option<Initializer>,
     ) -> Self {
-        Linear {
-            weight: init.param([outputs, inputs], weight),
-            bias: bias.map(|initializer| init.param([outputs], initializer)),
+        let weight = init.param([outputs, inputs], weight);
+        Self::of(weight, bias.map(|initializer| init.param([outputs], initializer)))
+    }
+
+    /// Of parameters that there are: `weight [out, in]` and `bias [out]`; clones of another module's are tied to it.
+    pub fn of(weight: Param, bias: Option<Param>) -> Self {
+        Linear { weight, bias, adapter: Arc::default() }
+    }
+
+    /// `[.., in]` to `[.., out]`; with what an adapter ([`crate::lora`]) adds, where there is one.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let bias = self.bias.as_ref().map(Param::tensor);
+        let y = functional::linear(x, &self.weight.tensor(), bias.as_ref());
+        match self.adapter() {
+            Some(Lora { a, b, scale }) => {
+                y.add(x.matmul(&a.tensor().t()).matmul(&b.tensor().t()).mul(scale))
+            }
+            None => y,
         }
     }
 
-    /// `[.., in]` to `[.., out]`.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        functional::linear(x, &self.weight.tensor(), self.bias.as_ref().map(Param::tensor).as_ref())
+    pub(crate) fn adapter(&self) -> Option<Lora> {
+        self.adapter.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn adapt(&self, adapter: Option<Lora>) {
+        *self.adapter.write().unwrap_or_else(PoisonError::into_inner) = adapter;
     }
 }
 

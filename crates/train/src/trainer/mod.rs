@@ -256,10 +256,10 @@ impl Trainer {
         let Some(s) = self.recipe.sample.clone() else { return Ok(true) };
         let options = SampleOptions {
             tokens: s.length,
-            bytes: None,
             temperature: s.temperature,
             top_k: s.top_k,
             seed: self.recipe.train.seed.wrapping_add(self.step),
+            ..SampleOptions::default()
         };
         let interrupt = self.options.interrupt.clone();
         let mut texts = Vec::new();
@@ -279,7 +279,13 @@ impl Trainer {
         let Some(SampleRecipe { prompts, .. }) = self.recipe.sample.clone() else { return Ok(()) };
         let (bytes, temperature) = FINAL_SAMPLE;
         let seed = self.recipe.train.seed;
-        let options = SampleOptions { tokens: bytes, bytes: Some(bytes), temperature, top_k: None, seed };
+        let options = SampleOptions {
+            tokens: bytes,
+            bytes: Some(bytes),
+            temperature,
+            seed,
+            ..SampleOptions::default()
+        };
         let prompt = prompts.first().map_or("\n", String::as_str);
         let text = self.written(prompt, &options, || true)?;
         self.show(&format!("--- after {} steps, temperature {temperature}\n{text}\n", self.step))
