@@ -115,7 +115,8 @@ impl KeyValueCache {
     /// Keys and values of a block, with those of the next `t` tokens in their places.
     pub(crate) fn with_next(&self, layer: usize, k_btgd: &Tensor, v_btgd: &Tensor) -> [Tensor; 2] {
         let Some([keys, values]) = self.layers.get(layer) else {
-            let fault = k_btgd.invalid("key_value_cache", format!("has no block {layer}; it is another model's"));
+            let fault =
+                k_btgd.invalid("key_value_cache", format!("has no block {layer}; it is another model's"));
             return [fault.clone(), fault];
         };
         let [_, t, _, _] = k_btgd.dims::<4>();
@@ -127,7 +128,8 @@ impl KeyValueCache {
         let new_s = after_s.ge(&zero).logical_and(&after_s.le(&last)).reshape([1, self.capacity, 1, 1]);
         let put = |new: &Tensor, old: &Tensor| {
             let new = new.cast(old.dtype());
-            let spread = if t == 1 { new } else { new.index_select(1, &after_s.maximum(&zero).minimum(&last)) };
+            let spread =
+                if t == 1 { new } else { new.index_select(1, &after_s.maximum(&zero).minimum(&last)) };
             new_s.where_(&spread, old)
         };
         [put(k_btgd, keys), put(v_btgd, values)]

@@ -349,7 +349,8 @@ impl SelfAttention {
         let [b, t, c] = x_btc.dims::<3>();
         let (h, d) = (self.n_head, c / self.n_head);
         let qkv_btn = self.c_attn.forward(x_btc);
-        let [q_bthd, k_bthd, v_bthd] = [0, 1, 2].map(|part| qkv_btn.narrow(-1, part * c, c).reshape([b, t, h, d]));
+        let [q_bthd, k_bthd, v_bthd] =
+            [0, 1, 2].map(|part| qkv_btn.narrow(-1, part * c, c).reshape([b, t, h, d]));
         let weighing = Weighing { scale: self.scale, window: None, dropout: self.attn_pdrop };
         let y_btc = pass.attend(&q_bthd, &k_bthd, &v_bthd, weighing);
         self.resid_dropout.forward(&self.c_proj.forward(&y_btc), pass.ctx())

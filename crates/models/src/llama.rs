@@ -250,7 +250,8 @@ impl DecoderLayer {
 
     #[track_caller]
     fn forward(&self, x_btc: &Tensor, rope: &Rotary, turns: &[Tensor; 2], pass: &Pass<'_>) -> Tensor {
-        let x_btc = x_btc.add(self.self_attn.forward(&self.input_layernorm.forward(x_btc), rope, turns, pass));
+        let x_btc =
+            x_btc.add(self.self_attn.forward(&self.input_layernorm.forward(x_btc), rope, turns, pass));
         x_btc.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x_btc)))
     }
 }

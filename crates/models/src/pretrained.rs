@@ -61,7 +61,8 @@ fn read_json<C: DeserializeOwned>(path: PathBuf) -> Result<C, ModelError> {
 /// Writes `config.json` and `model.safetensors`, making the folder where it is not there.
 pub(crate) fn save(dir: &Path, config: &impl Serialize, model: &impl Module) -> Result<(), ModelError> {
     if model.named_parameters().iter().any(|(name, _)| name.ends_with(".lora_A.weight")) {
-        let message = "the model has adapters, which have files of their own; merge them first, or save them alone";
+        let message =
+            "the model has adapters, which have files of their own; merge them first, or save them alone";
         return Err(ModelError::Folder { path: dir.to_owned(), message: message.into() });
     }
     fs::create_dir_all(dir).map_err(|source| ModelError::Io {

@@ -65,13 +65,27 @@ pub struct RopeParameters {
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Scaling {
     Default,
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// The base grows with texts longer than the context (NTK-aware scaling, u/bloc97 and u/emozilla).
-    Dynamic { factor: f64 },
+    Dynamic {
+        factor: f64,
+    },
     /// Grattafiori et al., *The Llama 3 Herd of Models*, 2024.
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
     /// Peng et al., *YaRN*, 2023: frequencies between two bounds are mixed.
-    Yarn { factor: f64, first: f64, last: f64, attention: f64 },
+    Yarn {
+        factor: f64,
+        first: f64,
+        last: f64,
+        attention: f64,
+    },
 }
 
 /// Rotations by position of the first `r` elements of each head, in pairs `i` and `i + r/2`.
@@ -107,7 +121,9 @@ impl Rotary {
         }
         let width = (d as f64 * share) as usize;
         if width < 2 || !width.is_multiple_of(2) {
-            return Err(format!("{width} of {d} elements of a head are to be rotated, expected an even number"));
+            return Err(format!(
+                "{width} of {d} elements of a head are to be rotated, expected an even number"
+            ));
         }
         let scaling = scaling(parameters, theta, width, max_positions)?;
         Ok(Rotary { theta, width, max_positions, scaling, device: device.clone(), tables: Arc::default() })
@@ -320,12 +336,16 @@ mod tests {
 
     #[test]
     fn parameters_that_cannot_be_are_refused_by_name() {
-        let of = |kind: &str| RopeParameters { rope_type: Some(kind.to_owned()), ..RopeParameters::default() };
+        let of =
+            |kind: &str| RopeParameters { rope_type: Some(kind.to_owned()), ..RopeParameters::default() };
         for (parameters, part) in [
             (of("spiral"), "`rope_type` `spiral` is not supported; known: default"),
             (of("linear"), "of type `linear` need `factor`"),
             (RopeParameters { factor: Some(0.0), ..of("yarn") }, "`factor` of `rope_parameters` is 0"),
-            (RopeParameters { partial_rotary_factor: Some(1.5), ..of("default") }, "`partial_rotary_factor` is 1.5"),
+            (
+                RopeParameters { partial_rotary_factor: Some(1.5), ..of("default") },
+                "`partial_rotary_factor` is 1.5",
+            ),
             (RopeParameters { partial_rotary_factor: Some(0.2), ..of("default") }, "3 of 16 elements"),
         ] {
             let message = rotary(parameters).expect_err("the parameters are bad");

@@ -4,8 +4,8 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use wgrad_cpu::CpuDevice;
 use wgrad_models::{
-    CausalLanguageModel, GenerateOptions, Gpt2Config, Gpt2LMHead, GptNeoXConfig, GptNeoXForCausalLM, InitScheme,
-    LlamaConfig, LlamaForCausalLM, generate,
+    CausalLanguageModel, GenerateOptions, Gpt2Config, Gpt2LMHead, GptNeoXConfig, GptNeoXForCausalLM,
+    InitScheme, LlamaConfig, LlamaForCausalLM, generate,
     generate::{BeamOptions, Reader, beam_search, generate_batch},
 };
 use wgrad_nn::{Context, Init};
@@ -193,7 +193,8 @@ fn options_that_cannot_be_are_refused_by_name() -> Outcome {
         (GenerateOptions { min_p: Some(-0.1), ..Default::default() }, "min-p is -0.1"),
         (GenerateOptions { repetition_penalty: 0.0, ..Default::default() }, "repetition penalty is 0"),
     ] {
-        let error = generate(&**model, &[1], &options, |_| ControlFlow::Continue(())).unwrap_err().to_string();
+        let error =
+            generate(&**model, &[1], &options, |_| ControlFlow::Continue(())).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
     for (prompt, options) in [
@@ -207,7 +208,12 @@ fn options_that_cannot_be_are_refused_by_name() -> Outcome {
 }
 
 /// Every text of up to `length` tokens that ends with `stop` or has all of them, with its score.
-fn all_texts(model: &dyn CausalLanguageModel, prompt: &[u32], length: usize, stop: u32) -> Outcome<Vec<(Vec<u32>, f64)>> {
+fn all_texts(
+    model: &dyn CausalLanguageModel,
+    prompt: &[u32],
+    length: usize,
+    stop: u32,
+) -> Outcome<Vec<(Vec<u32>, f64)>> {
     let (mut found, mut open) = (Vec::new(), vec![(Vec::new(), 0.0f64)]);
     for step in 1..=length {
         let mut next = Vec::new();

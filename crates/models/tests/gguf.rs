@@ -29,12 +29,21 @@ fn blocks_have_the_values_that_ggml_gives_them() {
             &[-0.25, 0.75, 1.75, 2.75, 3.75, 4.75, 6.25, 3.75, 1.75, 7.25],
             2026.5,
         ),
-        (GgmlType::Q8_0, 34, &[(0, 0x3400)], &[-28.5, 16.0, -3.5, -23.0, 21.5, 2.0, -17.5, 27.0, 7.5], -1300.0),
+        (
+            GgmlType::Q8_0,
+            34,
+            &[(0, 0x3400)],
+            &[-28.5, 16.0, -3.5, -23.0, 21.5, 2.0, -17.5, 27.0, 7.5],
+            -1300.0,
+        ),
         (
             GgmlType::Q4K,
             144,
             &[(0, 0x2c00), (2, 0x3000)],
-            &[-2.625, -2.625, 10.5, 26.25, 36.625, 36.625, 0.75, -5.375, 25.75, 25.75, 29.25, 6.5, 3.875, 3.875],
+            &[
+                -2.625, -2.625, 10.5, 26.25, 36.625, 36.625, 0.75, -5.375, 25.75, 25.75, 29.25, 6.5, 3.875,
+                3.875,
+            ],
             342723.5,
         ),
         (
@@ -215,7 +224,8 @@ fn files_that_are_not_what_they_say_are_refused_without_a_panic() -> Outcome {
     let good = written(&model(&device)?, false)?;
     let parse = |bytes: Vec<u8>| GgufFile::parse(Path::new("model.gguf"), bytes);
     let file = parse(good.clone())?;
-    let header = good.len() - file.tensors().map(|(_, shape, _)| 4 * shape.iter().product::<usize>()).sum::<usize>();
+    let header =
+        good.len() - file.tensors().map(|(_, shape, _)| 4 * shape.iter().product::<usize>()).sum::<usize>();
     for length in (0..good.len()).step_by(41).chain(0..64) {
         assert!(parse(good[..length].to_vec()).is_err(), "cut to {length}");
     }

@@ -243,9 +243,10 @@ fn a_tiny_model_learns_a_batch_by_heart_and_writes_it() -> Outcome {
     })?;
     assert_eq!(written, [4, 1, 5, 9, 2, 6, 10]);
     assert_eq!(seen, written);
-    let stopped = generate(&model, &[1], &GenerateOptions { stop_tokens: vec![9], ..options.clone() }, |_| {
-        ControlFlow::Continue(())
-    })?;
+    let stopped =
+        generate(&model, &[1], &GenerateOptions { stop_tokens: vec![9], ..options.clone() }, |_| {
+            ControlFlow::Continue(())
+        })?;
     assert_eq!(stopped, [4, 1, 5]);
     let broken_off = generate(&model, &[1], &options, |_| ControlFlow::Break(()))?;
     assert_eq!(broken_off, [4]);

@@ -118,11 +118,7 @@ fn linears(module: &(impl Module + ?Sized)) -> Vec<(String, Linear)> {
 ///
 /// # Errors
 /// The configuration cannot be, or names no layer of the model.
-pub fn add_lora(
-    module: &(impl Module + ?Sized),
-    config: &LoraConfig,
-    init: &Init,
-) -> Result<usize, NnError> {
+pub fn add_lora(module: &(impl Module + ?Sized), config: &LoraConfig, init: &Init) -> Result<usize, NnError> {
     config.check()?;
     let mut targets = linears(module);
     targets.retain(|(path, _)| config.wants(path));
@@ -150,8 +146,10 @@ pub fn add_lora(
 /// # Errors
 /// The sums cannot be computed.
 pub fn merge_lora(module: &(impl Module + ?Sized)) -> Result<usize, NnError> {
-    let adapted: Vec<(Linear, Lora)> =
-        linears(module).into_iter().filter_map(|(_, linear)| linear.adapter().map(|lora| (linear, lora))).collect();
+    let adapted: Vec<(Linear, Lora)> = linears(module)
+        .into_iter()
+        .filter_map(|(_, linear)| linear.adapter().map(|lora| (linear, lora)))
+        .collect();
     let merged: Vec<_> = adapted
         .iter()
         .map(|(linear, lora)| {
@@ -199,8 +197,7 @@ pub fn save_lora(module: &(impl Module + ?Sized), config: &LoraConfig, dir: &Pat
 pub fn load_lora(module: &(impl Module + ?Sized), dir: &Path, init: &Init) -> Result<LoraConfig, NnError> {
     let path = dir.join(CONFIG);
     let text = fs::read(&path).map_err(|source| io("read", &path, source))?;
-    let config: LoraConfig =
-        serde_json::from_slice(&text).map_err(|e| io("understand", &path, e.into()))?;
+    let config: LoraConfig = serde_json::from_slice(&text).map_err(|e| io("understand", &path, e.into()))?;
     let tensors = load_weights(&dir.join(WEIGHTS), init.device())?;
     add_lora(module, &config, init)?;
     let loaded = load_into(&dir.join(WEIGHTS).display().to_string(), &adapters(module), &tensors, true);

@@ -76,7 +76,8 @@ mod tests {
             {{ '<|im_start|>assistant\n' }}{% endif %}";
         let template = ChatTemplate::new(chatml, "<s>", "</s>");
         let text = template.render(&[Message::new("user", "Hi")]).expect("the template is good");
-        let expected = "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+        let expected =
+            "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(text, expected);
         // Blocks on lines of their own leave no line behind, and Python's methods are there.
         let source = "{{ bos_token }}\n{% for m in messages %}\n  {% if m.role == 'user' %}\n[{{ m.content.strip() }}]\n  {% endif %}\n{% endfor %}\n";
@@ -87,7 +88,8 @@ mod tests {
 
     #[test]
     fn what_a_template_refuses_is_told() {
-        let source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}";
+        let source =
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}";
         let told = ChatTemplate::new(source, "", "").render(&[Message::new("system", "x")]);
         assert!(told.expect_err("it is refused").to_string().contains("no system messages"));
         assert!(ChatTemplate::new("{% for %}", "", "").render(&[]).is_err());

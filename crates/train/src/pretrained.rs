@@ -58,7 +58,8 @@ impl Pretrained {
         let text = |id: Option<u32>| id.map_or(Ok(String::new()), |id| tokenizer.decode(&[id]));
         let (bos, eos) = (text(token("bos")?)?, text(token("eos")?)?);
         let ends = [token("eos")?, token("eot")?].into_iter().flatten().collect();
-        let chat = file.find_text("tokenizer.chat_template")?.map(|source| ChatTemplate::new(source, &bos, &eos));
+        let chat =
+            file.find_text("tokenizer.chat_template")?.map(|source| ChatTemplate::new(source, &bos, &eos));
         Ok(Pretrained { folder: path.to_owned(), model, tokenizer, chat, ends })
     }
 
@@ -142,15 +143,18 @@ fn chat(folder: &Path) -> Option<ChatTemplate> {
         let token = &config[key];
         token.as_str().or_else(|| token["content"].as_str()).unwrap_or_default().to_owned()
     };
-    let source = fs::read_to_string(folder.join("chat_template.jinja")).ok().or_else(|| match &config["chat_template"] {
-        Value::String(source) => Some(source.clone()),
-        // Several ones with names.
-        Value::Array(list) => {
-            let default = list.iter().find(|named| named["name"] == "default").or(list.first());
-            default.and_then(|named| named["template"].as_str()).map(str::to_owned)
-        }
-        _ => None,
-    })?;
+    let source =
+        fs::read_to_string(folder.join("chat_template.jinja")).ok().or_else(
+            || match &config["chat_template"] {
+                Value::String(source) => Some(source.clone()),
+                // Several ones with names.
+                Value::Array(list) => {
+                    let default = list.iter().find(|named| named["name"] == "default").or(list.first());
+                    default.and_then(|named| named["template"].as_str()).map(str::to_owned)
+                }
+                _ => None,
+            },
+        )?;
     Some(ChatTemplate::new(&source, &token("bos_token"), &token("eos_token")))
 }
 

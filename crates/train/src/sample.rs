@@ -188,7 +188,10 @@ mod tests {
     #[test]
     fn a_stop_ends_the_text_before_it_however_it_is_cut_into_pieces() {
         assert_eq!(shown(&["\nQ:"], &["yes", "\n", "Q", ": more"]).0.concat(), "yes");
-        assert_eq!(shown(&["\nQ:"], &["yes", "\n", "A: no"]), (["yes", "", "\nA: no", ""].map(String::from).to_vec(), false));
+        assert_eq!(
+            shown(&["\nQ:"], &["yes", "\n", "A: no"]),
+            (["yes", "", "\nA: no", ""].map(String::from).to_vec(), false)
+        );
         assert_eq!(shown(&["b", "ab"], &["xab"]), (vec!["x".to_owned()], true));
         assert_eq!(shown(&["aab"], &["aa", "ab", "c"]), (["", "a"].map(String::from).to_vec(), true));
         assert_eq!(shown(&["äö"], &["ä", "ä"]).0.concat(), "ää");

@@ -155,7 +155,9 @@ fn candidates(
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
         let normaliser = f64::from(largest) + total.ln();
-        all.extend(logits.iter().enumerate().map(|(token, &l)| (row, token as u32, sum + f64::from(l) - normaliser)));
+        all.extend(
+            logits.iter().enumerate().map(|(token, &l)| (row, token as u32, sum + f64::from(l) - normaliser)),
+        );
     }
     let by_sum = |a: &(usize, u32, f64), b: &(usize, u32, f64)| {
         b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1))

@@ -71,7 +71,10 @@ impl GenerateOptions {
             return refuse(format!("min-p is {p}; give a probability"));
         }
         if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
-            return refuse(format!("the repetition penalty is {}; give a number above 0", self.repetition_penalty));
+            return refuse(format!(
+                "the repetition penalty is {}; give a number above 0",
+                self.repetition_penalty
+            ));
         }
         Ok(())
     }

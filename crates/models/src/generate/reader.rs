@@ -88,8 +88,7 @@ impl<'m, M: CausalLanguageModel + ?Sized> Reader<'m, M> {
     /// Reads all rows from their beginning.
     fn read_again(&mut self) -> Result<Vec<f32>, ModelError> {
         let device = self.model.device();
-        self.cache =
-            Some(KeyValueCache::new(&self.model.cache_spec(), &self.starts, self.capacity, &device));
+        self.cache = Some(KeyValueCache::new(&self.model.cache_spec(), &self.starts, self.capacity, &device));
         let length = self.rows.first().map_or(0, Vec::len);
         let mut logits = Vec::new();
         for first in (0..length).step_by(LONGEST_PIECE) {

@@ -49,7 +49,8 @@ impl<'a> Sampler<'a> {
 
     fn pick(&self, logits: &[f32]) -> Option<u32> {
         // The smaller id wins a tie, as with argmax.
-        let best = logits.iter().enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best })?;
+        let best =
+            logits.iter().enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best })?;
         if self.options.temperature == 0.0 {
             return Some(best.0 as u32);
         }
@@ -69,14 +70,14 @@ impl<'a> Sampler<'a> {
     /// The tokens to draw from, from the likeliest on, with their weights; the likeliest one's is 1.
     fn left(&self, logits: &[f32], best: f64) -> Vec<(u32, f64)> {
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let by_logit =
-            |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
         if let Some(k) = self.options.top_k.filter(|k| *k < order.len()) {
             order.select_nth_unstable_by(k - 1, by_logit);
             order.truncate(k);
         }
         order.sort_unstable_by(by_logit);
-        let weight = |token: u32| ((f64::from(logits[token as usize]) - best) / self.options.temperature).exp();
+        let weight =
+            |token: u32| ((f64::from(logits[token as usize]) - best) / self.options.temperature).exp();
         let mut left: Vec<(u32, f64)> = order.into_iter().map(|token| (token, weight(token))).collect();
         if let Some(p) = self.options.top_p {
             let wanted = p * left.iter().map(|(_, weight)| weight).sum::<f64>();
@@ -128,7 +129,10 @@ mod tests {
     fn draws_follow_the_softmax_of_the_tokens_that_are_left() {
         let plain = GenerateOptions::default();
         near(counts(&plain), [10_000.0, 30_000.0, 0.0, 20_000.0]);
-        near(counts(&GenerateOptions { top_k: Some(3), ..plain.clone() }), [10_000.0, 30_000.0, 0.0, 20_000.0]);
+        near(
+            counts(&GenerateOptions { top_k: Some(3), ..plain.clone() }),
+            [10_000.0, 30_000.0, 0.0, 20_000.0],
+        );
         near(counts(&GenerateOptions { top_k: Some(1), ..plain.clone() }), [0.0, 60_000.0, 0.0, 0.0]);
         // Half is reached by the first one alone, a little more by two.
         near(counts(&GenerateOptions { top_p: Some(0.49), ..plain.clone() }), [0.0, 60_000.0, 0.0, 0.0]);

@@ -108,7 +108,9 @@ impl<'a> Cursor<'a> {
             return Err(format!("`{name}` has {rank} dimensions, at most 4 are known"));
         }
         let mut shape = (0..rank)
-            .map(|_| self.u64().and_then(|n| usize::try_from(n).map_err(|_| format!("`{name}` is too large"))))
+            .map(|_| {
+                self.u64().and_then(|n| usize::try_from(n).map_err(|_| format!("`{name}` is too large")))
+            })
             .collect::<Result<Vec<usize>, Fault>>()?;
         shape.reverse();
         let kind = self.u32()?;

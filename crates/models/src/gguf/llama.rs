@@ -48,7 +48,9 @@ impl GgufFile {
         let name = self.find_text("general.architecture")?.unwrap_or_default();
         let Some((_, model_type)) = KNOWN.iter().find(|(known, _)| *known == name) else {
             let known = KNOWN.map(|(name, _)| name).join(", ");
-            return Err(self.refuse(format!("its architecture is `{name}`, which is not known; known: {known}")));
+            return Err(
+                self.refuse(format!("its architecture is `{name}`, which is not known; known: {known}"))
+            );
         };
         let key = |rest: &str| format!("{name}.{rest}");
         let heads = self.size(&key("attention.head_count"))?;
@@ -61,7 +63,9 @@ impl GgufFile {
             return Err(self.refuse(message.into()));
         }
         if let Some(kind) = self.find_text(&key("rope.scaling.type"))?.filter(|kind| *kind != "none") {
-            return Err(self.refuse(format!("rotary scaling of type `{kind}` is not supported in GGUF files")));
+            return Err(
+                self.refuse(format!("rotary scaling of type `{kind}` is not supported in GGUF files"))
+            );
         }
         let head_dim = self.find_size(&key("attention.key_length"))?.unwrap_or(hidden_size / heads.max(1));
         let rotated = self.find_size(&key("rope.dimension_count"))?.unwrap_or(head_dim);

@@ -100,7 +100,9 @@ impl GgufFile {
     pub fn find_size(&self, key: &str) -> Result<Option<usize>, ModelError> {
         match self.keys.get(key) {
             None => Ok(None),
-            Some(GgufValue::Int(value)) if usize::try_from(*value).is_ok() => Ok(usize::try_from(*value).ok()),
+            Some(GgufValue::Int(value)) if usize::try_from(*value).is_ok() => {
+                Ok(usize::try_from(*value).ok())
+            }
             Some(other) => Err(self.refuse(format!("`{key}` is {}, expected a size", describe(other)))),
         }
     }

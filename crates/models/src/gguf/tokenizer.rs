@@ -17,7 +17,9 @@ impl GgufFile {
     pub fn tokenizer_json(&self) -> Result<String, ModelError> {
         let kind = self.find_text("tokenizer.ggml.model")?.unwrap_or("");
         if kind != "gpt2" {
-            return Err(self.refuse(format!("its tokenizer is `{kind}`, which is not supported; known: gpt2")));
+            return Err(
+                self.refuse(format!("its tokenizer is `{kind}`, which is not supported; known: gpt2"))
+            );
         }
         let tokens = self.texts("tokenizer.ggml.tokens")?;
         let merges = self.texts("tokenizer.ggml.merges")?;
@@ -46,15 +48,13 @@ impl GgufFile {
         let merges = merges
             .iter()
             .map(|merge| {
-                let pair = merge.split_once(' ').ok_or_else(|| {
-                    self.refuse(format!("the merge `{merge}` has no two parts"))
-                })?;
+                let pair = merge
+                    .split_once(' ')
+                    .ok_or_else(|| self.refuse(format!("the merge `{merge}` has no two parts")))?;
                 Ok(json!([pair.0, pair.1]))
             })
             .collect::<Result<Vec<Value>, ModelError>>()?;
-        let byte_level = |use_regex: bool| {
-            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex })
-        };
+        let byte_level = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
         let pre = self.find_text("tokenizer.ggml.pre")?.unwrap_or("default");
         let pre_tokenizer = match pre {
             "default" | "gpt-2" | "gpt2" => byte_level(true),

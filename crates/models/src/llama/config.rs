@@ -138,9 +138,7 @@ impl LlamaConfig {
                 ..llama
             },
             "qwen2" => LlamaConfig { other: architecture("Qwen2ForCausalLM"), ..qwen },
-            "qwen3" => {
-                LlamaConfig { head_dim: Some(128), other: architecture("Qwen3ForCausalLM"), ..qwen }
-            }
+            "qwen3" => LlamaConfig { head_dim: Some(128), other: architecture("Qwen3ForCausalLM"), ..qwen },
             _ => llama,
         }
     }
@@ -236,7 +234,9 @@ impl LlamaConfig {
         let (heads, key_heads) = (self.num_attention_heads, self.key_heads());
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
             let width = self.hidden_size;
-            return refuse(format!("`num_attention_heads` ({heads}) does not divide `hidden_size` ({width})"));
+            return refuse(format!(
+                "`num_attention_heads` ({heads}) does not divide `hidden_size` ({width})"
+            ));
         }
         if !heads.is_multiple_of(key_heads) {
             return refuse(format!(

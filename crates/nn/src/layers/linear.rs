@@ -58,9 +58,7 @@ impl Linear {
         let bias = self.bias.as_ref().map(Param::tensor);
         let y = functional::linear(x, &self.weight.tensor(), bias.as_ref());
         match self.adapter() {
-            Some(Lora { a, b, scale }) => {
-                y.add(x.matmul(&a.tensor().t()).matmul(&b.tensor().t()).mul(scale))
-            }
+            Some(Lora { a, b, scale }) => y.add(x.matmul(&a.tensor().t()).matmul(&b.tensor().t()).mul(scale)),
             None => y,
         }
     }
