@@ -302,8 +302,12 @@ pub fn roi_align(x: &Tensor, boxes: &Tensor, images: &Tensor, options: &RoiAlign
         return x.invalid(NAME, message);
     }
     let RoiAlign { output: [rows, columns], spatial_scale, sampling_ratio: samples, aligned } = *options;
-    if rows * columns * samples == 0 {
-        return x.invalid(NAME, "expects at least one row, column and sample per bin".to_owned());
+    let count = rows.checked_mul(columns).and_then(|n| n.checked_mul(samples)?.checked_mul(samples));
+    if !count.is_some_and(|n| (1..=i32::MAX as usize).contains(&n)) {
+        let message = format!(
+            "expects {rows} x {columns} bins of {samples} x {samples} samples to be some, and fewer than 2³¹"
+        );
+        return x.invalid(NAME, message);
     }
     let [x1, y1, x2, y2] = columns4(boxes, spatial_scale, aligned);
     let along_y = Axis::new(&y1, &y2, rows, samples, h, aligned);

@@ -77,11 +77,13 @@ pub fn local_response_norm(x: &Tensor, size: usize, alpha: f64, beta: f64, k: f6
         return x.invalid("local_response_norm", message);
     }
     let channels = x.shape()[1];
+    // From twice the channels on, all of them are neighbours.
+    let near = size.min((2 * channels).max(1));
     let mut widths = vec![(0, 0); x.rank()];
-    widths[1] = (size / 2, (size - 1) / 2);
+    widths[1] = (near / 2, (near - 1) / 2);
     let squares = x.square().pad(&widths, 0.0);
     let sum =
-        (1..size).fold(squares.narrow(1, 0, channels), |sum, i| sum.add(squares.narrow(1, i, channels)));
+        (1..near).fold(squares.narrow(1, 0, channels), |sum, i| sum.add(squares.narrow(1, i, channels)));
     let scale = sum.mul(like(alpha / size as f64, x)).add(like(k, x));
     x.div(scale.pow(like(beta, x)))
 }

@@ -92,11 +92,11 @@ impl Tensor {
         };
         let axes: Vec<usize> = (0..self.rank()).filter(|&d| d != a && d != b).chain([a, b]).collect();
         let (m, n) = (self.shape()[a], self.shape()[b]);
-        let (row, column) = ((-offset).max(0) as usize, offset.max(0) as usize);
+        let (row, column) = if offset < 0 { (offset.unsigned_abs(), 0) } else { (0, offset.unsigned_abs()) };
         let length = m.saturating_sub(row).min(n.saturating_sub(column));
         let matrices = self.permute(&axes);
         let batch = &matrices.shape()[..self.rank() - 2];
-        let flat: Shape = batch.iter().copied().chain([m * n]).collect();
+        let flat: Shape = batch.iter().copied().chain([m.saturating_mul(n)]).collect();
         let start = if length == 0 { 0 } else { row * n + column };
         matrices.reshape(flat).strided("diagonal", -1, start, length, n + 1)
     }
@@ -134,7 +134,7 @@ impl Tensor {
             return self
                 .fail("pixel_shuffle", format!("expects [.., channels, h, w], got {}", self.describe()));
         };
-        if r == 0 || c % (r * r) != 0 {
+        if r == 0 || r.checked_mul(r).is_none_or(|square| c % square != 0) {
             let message = format!("expects channels that {r} x {r} divides, got {}", self.describe());
             return self.fail("pixel_shuffle", message);
         }

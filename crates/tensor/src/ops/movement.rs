@@ -4,6 +4,9 @@ use wgrad_ir::{Literal, Op, Shape};
 
 use crate::Tensor;
 
+/// More pieces than any tensor is cut into: each is an expression of its own.
+const MOST_PIECES: usize = 1 << 20;
+
 impl Tensor {
     /// The same elements in row-major order under another shape.
     #[track_caller]
@@ -35,7 +38,7 @@ impl Tensor {
             return self.fail("flatten", format!("axis {start} comes after axis {end}"));
         }
         let dims = self.shape().dims();
-        let merged = dims[start..=end].iter().product();
+        let merged = dims[start..=end].iter().fold(1, |n: usize, &d| n.saturating_mul(d));
         let shape: Shape = dims[..start].iter().chain([&merged]).chain(&dims[end + 1..]).copied().collect();
         self.reshape(shape)
     }
@@ -187,9 +190,12 @@ impl Tensor {
     }
 
     /// Exactly `n` pieces along an axis, each `⌈extent / n⌉` long but the last ones, which take what is left (nothing, where the
-    /// extent is small). A tensor that carries an error gives `n` such tensors.
+    /// extent is small). A tensor that carries an error gives `n` such tensors; more than 2²⁰ pieces give one.
     #[track_caller]
     pub fn chunk(&self, n: usize, dim: isize) -> Vec<Tensor> {
+        if n > MOST_PIECES {
+            return vec![self.fail("chunk", format!("expects at most {MOST_PIECES} pieces, got {n}"))];
+        }
         let axis = match self.axis(dim, 0) {
             Ok(axis) => axis,
             Err(message) => return vec![self.fail("chunk", message); n],

@@ -26,6 +26,9 @@ impl Tensor {
         }
         let mut padded = self.clone();
         for (axis, &(before, after)) in widths.iter().enumerate().filter(|(_, w)| **w != (0, 0)) {
+            if padded.error().is_some() {
+                return padded;
+            }
             let (dim, n) = (axis as isize, self.shape()[axis]);
             let most = match mode {
                 PadMode::Reflect => n.saturating_sub(1),
@@ -57,7 +60,7 @@ impl Tensor {
                 PadMode::Circular => (padded.narrow(dim, n - before, before), padded.narrow(dim, 0, after)),
             };
             let parts: Vec<&Tensor> =
-                [&front, &padded, &back].into_iter().filter(|t| t.shape()[axis] > 0).collect();
+                [&front, &padded, &back].into_iter().filter(|t| t.shape().get(axis) != Some(&0)).collect();
             padded = Tensor::cat(&parts, dim);
         }
         padded
