@@ -1,4 +1,4 @@
-//! Repository tasks: `cargo xtask test | parity | interop | bench | results | shaders | docs | ci`.
+//! Repository tasks: `cargo xtask test | parity | interop | bench | results | shaders | docs | data | ci`.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod adapters;
 mod bench;
 mod ci;
+mod data;
 mod docs;
 mod interop;
 mod parity;
@@ -45,6 +46,8 @@ enum Task {
     Shaders(shaders::Args),
     /// Writes the pages of the documentation that follow from the code.
     Docs(docs::Args),
+    /// Fetches data and models for recipes from packages into `recipes/data`.
+    Data(data::Args),
     /// What must hold before a change lands: formatting, lints, documentation and tests.
     Ci,
     /// Exits with 0 if there is an adapter that the GPU tests can use.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Results(args) => results::run(&args),
         Task::Shaders(args) => shaders::run(&args),
         Task::Docs(args) => docs::run(&args),
+        Task::Data(args) => data::run(&args),
         Task::Ci => ci::run(),
         Task::Adapters => adapters::list(),
     };

@@ -78,6 +78,27 @@ pub enum DataError {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
+    /// A row of a table that is none, or lacks what is asked of it.
+    #[error("`{}`, line {line}: {reason}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Its line (of Parquet files: row), from 1 on.
+        line: u64,
+        /// What was expected, what is there.
+        reason: String,
+    },
+    /// A tokenizer with more tokens than the model's embedding has rows.
+    #[error(
+        "the tokenizer has {tokens} tokens, but the model's embedding has {rows} rows: they do not belong together; \
+         use the tokenizer.json that came with the model"
+    )]
+    Vocabulary {
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the embedding.
+        rows: usize,
+    },
     /// A token cache file is damaged, truncated, or no token cache at all.
     #[error(
         "the token cache `{}` cannot be used: expected {expected}, found {found}; delete it, and it is built anew",

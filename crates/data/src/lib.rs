@@ -27,26 +27,39 @@
 //! ```
 
 mod augment;
+mod batches;
 mod cache;
+mod clean;
 mod error;
 mod idx;
 mod images;
+mod masking;
+mod pad;
 mod philox;
 mod prefetch;
 mod sampler;
 mod shuffle;
 mod source;
 mod stream;
+mod table;
 mod tokenizer;
 
 pub use self::augment::Augmentation;
+pub use self::batches::{BatchPlan, LengthBuckets, Packed, TextBatch, pack};
+pub use self::clean::{CleanOptions, CleanReport, Cleaner, PersonalData};
 pub use self::error::{DataError, Result};
 pub use self::idx::Idx;
 pub use self::images::LabelledImages;
+pub use self::masking::{IGNORED_LABEL, Masked, Masking, MaskingOptions};
+pub use self::pad::{PadOptions, Padded, Side, pad_sequences};
 pub use self::philox::{below, philox4x32};
 pub use self::prefetch::{PREFETCH_DEPTH, Prefetcher};
 pub use self::sampler::{Batch, WindowSampler, validation_batches, validation_windows};
 pub use self::shuffle::EpochSampler;
 pub use self::source::{Documents, TextSource};
 pub use self::stream::TokenStream;
-pub use self::tokenizer::{BpeOptions, BpeTokenizer, DecodeStream, TOKENIZER_FILE, Tokenizer, TokenizerSpec};
+pub use self::table::{Labels, Row, Table, TableFormat, TableSource};
+pub use self::tokenizer::{
+    BpeOptions, DecodeStream, EncodeOptions, Encoding, JsonTokenizer, SpecialTokens, TOKENIZER_FILE, TextEncoder,
+    Tokenizer, TokenizerSpec, Truncation, UnigramOptions, WordOptions, WordPieceOptions, WordTokenizer,
+};

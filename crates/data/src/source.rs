@@ -1,12 +1,13 @@
-//! Which text files make up a split, and how they are joined.
+//! Which text files make up a split, how they are joined, and how they are cleaned.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DataError, Result};
+use crate::{CleanOptions, CleanReport, Cleaner, DataError, Result, Table, TableSource};
 
 /// The text files of one split, as a recipe names them.
 ///
@@ -14,8 +15,10 @@ use crate::{DataError, Result};
 /// files = ["data/sotu/*.txt"]   # glob patterns, relative to the recipe's folder
 /// range = [1981, 2018]          # optional: keep the files whose name begins with such a number
 /// separator = "\n\n"            # optional: stands between two documents; this is the default
+/// column = "text"               # optional: each row of a JSONL, CSV, TSV or Parquet file is a document
+/// clean = { duplicates = true } # optional: what is dropped or replaced; see `CleanOptions`
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextSource {
     /// Glob patterns (`*`, `?`, `[a-z]`, `**`) or plain names, relative to the recipe's folder. A folder's name
@@ -27,13 +30,19 @@ pub struct TextSource {
     /// What stands between two documents.
     #[serde(default = "default_separator")]
     pub separator: String,
+    /// The column that holds the text, where files are tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Steps that clean the documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean: Option<CleanOptions>,
 }
 
 impl TextSource {
     /// The files that match any of `patterns`, joined by two newlines.
     pub fn new<S: Into<String>>(patterns: impl IntoIterator<Item = S>) -> Self {
         let files = patterns.into_iter().map(Into::into).collect();
-        Self { files, range: None, separator: default_separator() }
+        Self { files, range: None, separator: default_separator(), column: None, clean: None }
     }
 
     /// Keeps only files whose name begins with a number in `first..=last`.
@@ -48,12 +57,12 @@ impl TextSource {
         self
     }
 
-    /// Finds the files, in the order of their paths, each once. `base` is the folder of the recipe.
+    /// Finds the files, in the order of their paths, each once, and the rows of tables. `base` is the folder of the recipe.
     ///
     /// # Errors
-    /// [`DataError::Pattern`] for a malformed pattern, [`DataError::Invalid`] for an empty range,
+    /// [`DataError::Pattern`] for a malformed pattern, [`DataError::Invalid`] for an empty range or cleaning without sense,
     /// [`DataError::Io`] for a folder that cannot be read, [`DataError::NoFiles`] if a pattern matches nothing or
-    /// the range leaves nothing.
+    /// the range leaves nothing, and those of [`TableSource::open`].
     pub fn resolve(&self, base: &Path) -> Result<Documents> {
         if let Some([first, last]) = self.range
             && first > last
@@ -79,8 +88,20 @@ impl TextSource {
             let patterns: Vec<String> = self.files.iter().map(|p| format!("`{p}`")).collect();
             return Err(self.no_files(base, &format!("[{}]", patterns.join(", ")), true));
         }
-        let documents = paths.into_iter().map(Document::File).collect();
-        Ok(Documents { documents, separator: self.separator.clone() })
+        if let Some(clean) = &self.clean {
+            Cleaner::new(clean)?;
+        }
+        let documents = match &self.column {
+            None => paths.into_iter().map(Document::File).collect(),
+            Some(column) => {
+                // Rows of Parquet files are kept there as JSONL.
+                let cache = std::env::temp_dir().join("wgrad-rows");
+                let names = paths.iter().map(|path| path.to_string_lossy());
+                let table = TableSource::new(names.map(|name| glob::Pattern::escape(&name)), [column.as_str()]);
+                vec![Document::Rows(Arc::new(table.open(Path::new(""), &cache)?))]
+            }
+        };
+        Ok(Documents { documents, separator: self.separator.clone(), clean: self.clean.clone() })
     }
 
     fn keeps(&self, path: &Path) -> bool {
@@ -107,36 +128,93 @@ impl TextSource {
 pub struct Documents {
     documents: Vec<Document>,
     separator: String,
+    clean: Option<CleanOptions>,
 }
 
 #[derive(Clone, Debug)]
 enum Document {
     File(PathBuf),
     Memory(Vec<u8>),
+    /// The first column of a table, each row a document.
+    Rows(Arc<Table>),
 }
 
 impl Documents {
     /// Documents that are in memory already, joined by two newlines.
     pub fn from_texts<T: Into<Vec<u8>>>(texts: impl IntoIterator<Item = T>) -> Self {
         let documents = texts.into_iter().map(|text| Document::Memory(text.into())).collect();
-        Self { documents, separator: default_separator() }
+        Self { documents, separator: default_separator(), clean: None }
     }
 
-    /// Number of documents.
+    /// The first column of a table, each row a document, joined by two newlines.
+    pub fn from_table(table: Arc<Table>) -> Self {
+        Self { documents: vec![Document::Rows(table)], separator: default_separator(), clean: None }
+    }
+
+    /// Number of documents before cleaning.
     pub fn len(&self) -> usize {
-        self.documents.len()
+        let count = |document: &Document| match document {
+            Document::Rows(table) => table.len(),
+            Document::File(_) | Document::Memory(_) => 1,
+        };
+        self.documents.iter().map(count).sum()
     }
 
     /// Whether there is no document.
     pub fn is_empty(&self) -> bool {
-        self.documents.is_empty()
+        self.len() == 0
     }
 
     /// The paths of those documents that are files, in order.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.documents.iter().filter_map(|document| match document {
             Document::File(path) => Some(path.as_path()),
-            Document::Memory(_) => None,
+            Document::Memory(_) | Document::Rows(_) => None,
+        })
+    }
+
+    /// The texts of the documents, cleaned, without separators.
+    ///
+    /// Each item is an error if its file cannot be read, or is no UTF-8 and to be cleaned.
+    pub fn texts(&self) -> impl Iterator<Item = Result<Vec<u8>>> {
+        // Options were checked before.
+        let mut cleaner = self.clean.as_ref().and_then(|options| Cleaner::new(options).ok());
+        self.originals().filter_map(move |text| match (text, &mut cleaner) {
+            (Ok(text), Some(cleaner)) => match std::str::from_utf8(&text) {
+                Ok(text) => cleaner.clean(text).map(|text| Ok(text.into_bytes())),
+                Err(error) => Some(Err(DataError::NotUtf8 { offset: error.valid_up_to() })),
+            },
+            (text, _) => Some(text),
+        })
+    }
+
+    /// What cleaning does to the documents; `None` if they are not cleaned. All are read for it.
+    ///
+    /// # Errors
+    /// As the items of [`texts`](Self::texts).
+    pub fn clean_report(&self) -> Result<Option<CleanReport>> {
+        let Some(options) = &self.clean else { return Ok(None) };
+        let mut cleaner = Cleaner::new(options)?;
+        for text in self.originals() {
+            let text = text?;
+            let text = std::str::from_utf8(&text);
+            cleaner.clean(text.map_err(|error| DataError::NotUtf8 { offset: error.valid_up_to() })?);
+        }
+        Ok(Some(cleaner.report().clone()))
+    }
+
+    /// The texts as they are, stripped.
+    fn originals(&self) -> impl Iterator<Item = Result<Vec<u8>>> {
+        let places = self.documents.iter().flat_map(|document| {
+            let rows = if let Document::Rows(table) = document { table.len() } else { 1 };
+            (0..rows).map(move |row| (document, row))
+        });
+        places.map(|(document, row)| match document {
+            Document::Memory(text) => Ok(strip(text).to_vec()),
+            Document::File(path) => {
+                Ok(strip(&fs::read(path).map_err(DataError::io("read", path))?).to_vec())
+            }
+            Document::Rows(table) => Ok(strip(table.row(row)?.text(0)?.as_bytes()).to_vec()),
         })
     }
 
@@ -145,15 +223,9 @@ impl Documents {
     ///
     /// Each item is an error if its file cannot be read.
     pub fn pieces(&self) -> impl Iterator<Item = Result<Vec<u8>>> {
-        self.documents.iter().enumerate().map(|(i, document)| {
+        self.texts().enumerate().map(|(i, text)| {
             let mut piece = if i == 0 { Vec::new() } else { self.separator.clone().into_bytes() };
-            match document {
-                Document::Memory(text) => piece.extend_from_slice(strip(text)),
-                Document::File(path) => {
-                    let text = fs::read(path).map_err(DataError::io("read", path))?;
-                    piece.extend_from_slice(strip(&text));
-                }
-            }
+            piece.extend_from_slice(&text?);
             Ok(piece)
         })
     }
@@ -176,7 +248,7 @@ fn default_separator() -> String {
 }
 
 /// The files that `pattern` names below `base`; the files of a folder, if it names a folder.
-fn expand(base: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn expand(base: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let malformed = |reason: String| DataError::Pattern { pattern: pattern.into(), reason };
     let base = base.to_str().ok_or_else(|| malformed("the folder of the recipe is not UTF-8".into()))?;
     // The base is a path, not a pattern: a folder named `runs [old]` must stay literal.
@@ -292,6 +364,32 @@ mod tests {
         let reversed = TextSource::new(["*.txt"]).with_range(9, 5).resolve(folder.path());
         assert!(matches!(reversed, Err(DataError::Invalid { name: "range", .. })));
         assert!(matches!(TextSource::new(["a["]).resolve(folder.path()), Err(DataError::Pattern { .. })));
+    }
+
+    #[test]
+    fn rows_of_tables_are_documents() {
+        let folder = folder(&[("a.jsonl", "{\"text\":\" one \"}\n{\"text\":\"two\"}\n"), ("b.csv", "id,text\n1,three\n")]);
+        let source = TextSource { column: Some("text".into()), ..TextSource::new(["*"]) };
+        let documents = source.resolve(folder.path()).expect("three rows");
+        assert_eq!((documents.len(), documents.paths().count()), (3, 0));
+        assert_eq!(documents.text().expect("readable"), b"one\n\ntwo\n\nthree");
+        let other = TextSource { column: Some("title".into()), ..TextSource::new(["b.csv"]) };
+        assert!(matches!(other.resolve(folder.path()), Err(DataError::Row { .. })));
+    }
+
+    #[test]
+    fn documents_are_cleaned_with_a_report() {
+        let folder = folder(&[("a.txt", "ada@example.org"), ("b.txt", "One"), ("c.txt", "one"), ("d.txt", "two")]);
+        let clean: CleanOptions = toml::from_str("personal = ['email']\nduplicates = true").expect("options");
+        let source = TextSource { clean: Some(clean), ..TextSource::new(["*.txt"]) };
+        let documents = source.resolve(folder.path()).expect("files");
+        for _ in 0..2 {
+            assert_eq!(documents.text().expect("readable"), b"[EMAIL]\n\nOne\n\ntwo");
+        }
+        let report = documents.clean_report().expect("readable").expect("a report");
+        assert_eq!((report.texts, report.kept(), report.duplicates, report.emails), (4, 3, 1, 1));
+        let plain = TextSource::new(["*.txt"]).resolve(folder.path()).expect("files");
+        assert_eq!(plain.clean_report().expect("readable"), None);
     }
 
     #[test]

@@ -42,6 +42,7 @@ impl Pretrained {
         let folder = model_folder(path, warn)?;
         let tokenizer = Tokenizer::load(&folder)?;
         let model = AutoModelForCausalLM::from_pretrained(&folder, device)?;
+        tokenizer.check_model(model.vocab_size())?;
         let ends = ends(&folder, model.vocab_size());
         let chat = chat(&folder);
         Ok(Pretrained { folder, model, tokenizer, chat, ends })

@@ -1,7 +1,7 @@
 //! Decoding token by token, without ever showing half a character.
 
 use super::{Tokenizer, byte_of, bytes};
-use crate::{BpeTokenizer, Result};
+use crate::Result;
 
 /// After this many tokens without a complete character the text is taken as it is: no character has more than
 /// four bytes, so the bytes are not UTF-8.
@@ -33,10 +33,10 @@ impl<'a> DecodeStream<'a> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         match self.tokenizer {
             Tokenizer::Bytes => self.pending.push(byte_of(id)?),
-            Tokenizer::Bpe(bpe) if bpe.is_byte_level() => {
-                bytes::push_token_bytes(&bpe.token(id)?, &mut self.pending);
+            Tokenizer::Json(json) if json.is_byte_level() => {
+                bytes::push_token_bytes(&json.token(id)?, &mut self.pending);
             }
-            Tokenizer::Bpe(bpe) => return self.window.push(bpe, id),
+            Tokenizer::Json(_) | Tokenizer::Words(_) => return self.window.push(self.tokenizer, id),
         }
         Ok(take_complete(&mut self.pending))
     }
@@ -47,8 +47,9 @@ impl<'a> DecodeStream<'a> {
     /// [`Tokenizer`](crate::DataError::Tokenizer) if the tokenizer's decoder fails.
     pub fn finish(mut self) -> Result<String> {
         match self.tokenizer {
-            Tokenizer::Bpe(bpe) if !bpe.is_byte_level() => self.window.flush(bpe),
-            _ => Ok(String::from_utf8_lossy(&self.pending).into_owned()),
+            Tokenizer::Json(json) if !json.is_byte_level() => self.window.flush(self.tokenizer),
+            Tokenizer::Words(_) => self.window.flush(self.tokenizer),
+            Tokenizer::Json(_) | Tokenizer::Bytes => Ok(String::from_utf8_lossy(&self.pending).into_owned()),
         }
     }
 }
@@ -78,21 +79,21 @@ struct Window {
 }
 
 impl Window {
-    fn push(&mut self, bpe: &BpeTokenizer, id: u32) -> Result<String> {
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         self.ids.push(id);
-        let text = self.new_text(bpe)?;
+        let text = self.new_text(tokenizer)?;
         let waits = text.ends_with(char::REPLACEMENT_CHARACTER) && self.ids.len() - self.shown < PATIENCE;
         if waits { Ok(String::new()) } else { self.show(text) }
     }
 
-    fn flush(&mut self, bpe: &BpeTokenizer) -> Result<String> {
-        let text = self.new_text(bpe)?;
+    fn flush(&mut self, tokenizer: &Tokenizer) -> Result<String> {
+        let text = self.new_text(tokenizer)?;
         self.show(text)
     }
 
-    fn new_text(&self, bpe: &BpeTokenizer) -> Result<String> {
-        let before = bpe.decode(&self.ids[..self.shown])?;
-        let after = bpe.decode(&self.ids)?;
+    fn new_text(&self, tokenizer: &Tokenizer) -> Result<String> {
+        let before = tokenizer.decode(&self.ids[..self.shown])?;
+        let after = tokenizer.decode(&self.ids)?;
         Ok(after.get(before.len()..).unwrap_or_default().to_owned())
     }
 
@@ -107,7 +108,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BpeOptions, Documents};
+    use crate::{BpeOptions, Documents, JsonTokenizer};
 
     fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
         let mut stream = tokenizer.decode_stream();
@@ -156,8 +157,8 @@ mod tests {
 
     #[test]
     fn decoders_that_look_at_neighbours_stream_what_they_decode() {
-        let bpe = BpeTokenizer::from_json(METASPACE.into(), "load").expect("a tokenizer");
-        let tokenizer = Tokenizer::Bpe(Box::new(bpe));
+        let json = JsonTokenizer::from_json(METASPACE.into(), "load").expect("a tokenizer");
+        let tokenizer = Tokenizer::Json(Box::new(json));
         let ids = [1, 2, 3, 1, 4, 5, 2];
         assert_eq!(tokenizer.decode(&ids).expect("decoded"), "the cats theé cat");
         assert_eq!(stream(&tokenizer, &ids), ["the", " cat", "s", " the", "", "é", " cat", ""]);

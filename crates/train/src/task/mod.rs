@@ -196,6 +196,12 @@ pub(crate) trait Task {
     /// What `wgrad evaluate` prints: names and values.
     fn report(&self, measured: &Measured) -> Vec<(String, String)>;
 
+    /// Draws what the last evaluation found into a run's folder.
+    fn draw(&self, folder: &Path) -> Result<()> {
+        let _ = folder;
+        Ok(())
+    }
+
     /// What shows by texts what has been learnt; recipes of such tasks have a section `[sample]`.
     fn writer(&self) -> Option<&dyn Writer> {
         None

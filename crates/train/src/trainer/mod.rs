@@ -247,6 +247,7 @@ impl Trainer {
                 rate.lr
             ));
         }
+        self.learner.task().draw(self.folder.path())?;
         draw_loss_curve(&self.folder.curve(), &self.recipe.name, units.unit, self.metrics.lines())
     }
 

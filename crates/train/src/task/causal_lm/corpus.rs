@@ -35,7 +35,7 @@ pub(super) struct Validation {
 
 impl Corpus {
     /// Reads and tokenises both splits; streams are cached in `cache`, where damaged ones are replaced, or in memory. `warn` gets a
-    /// sentence about each damaged one. `tokenizer` is that of a run which goes on; without one it is made as the recipe says.
+    /// sentence about each damaged one. What cleaning does to the training split is told by `cleaning.json` beside the streams. `tokenizer` is that of a run which goes on; without one it is made as the recipe says.
     ///
     /// # Errors
     /// Text that cannot be read, or is shorter than one window.
@@ -50,6 +50,11 @@ impl Corpus {
             std::fs::create_dir_all(cache).map_err(TrainError::io("make", cache))?;
         }
         let documents = data.train.resolve(data.root())?;
+        if let (Some(cache), Some(report)) = (cache, documents.clean_report()?) {
+            let path = cache.join("cleaning.json");
+            let text = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
+            text.and_then(|text| std::fs::write(&path, text + "\n")).map_err(TrainError::io("write", &path))?;
+        }
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
             None => data.tokenizer.build(&documents, data.root())?,

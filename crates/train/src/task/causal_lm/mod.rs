@@ -22,6 +22,7 @@ use crate::error::{Result, TrainError};
 use crate::plan::Savings;
 use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Sections, TrainRecipe};
 use crate::sample::{self, SampleOptions};
+use crate::scores::{bits_per_byte, perplexity};
 
 pub use self::recipe::{Gpt2Recipe, ModelKind, TextRecipe};
 
@@ -96,6 +97,7 @@ impl TaskSpec for CausalLmRecipe {
             Opening::Evaluate { folder } => {
                 let tokenizer = Tokenizer::load(folder)?;
                 let model = Gpt2LMHead::from_pretrained(folder, device)?;
+                tokenizer.check_model(model.config().vocab_size)?;
                 let validation = Validation::build(&self.data, train, &tokenizer, None, warn)?;
                 (model, Some(Corpus { tokenizer, train: None, validation }))
             }
@@ -107,13 +109,13 @@ impl TaskSpec for CausalLmRecipe {
 }
 
 impl CausalLmRecipe {
-    /// Token ids that the model needs, without the training text.
+    /// Token ids that the model needs, without the training text where the recipe says how many.
     fn vocabulary(&self) -> Result<usize> {
-        Ok(match &self.data.tokenizer {
-            TokenizerSpec::Bytes => Tokenizer::Bytes.vocab_size(),
-            TokenizerSpec::Bpe(options) => options.vocab_size,
-            TokenizerSpec::File { path } => Tokenizer::load(&self.data.root().join(path))?.vocab_size(),
-        })
+        let root = self.data.root();
+        match self.data.tokenizer.vocab_size(root)? {
+            Some(size) => Ok(size),
+            None => Ok(self.data.tokenizer.build(&self.data.train.resolve(root)?, root)?.vocab_size()),
+        }
     }
 }
 
@@ -195,10 +197,9 @@ impl Task for CausalLm {
             line("windows", format!("{} of {} tokens", v.starts.len(), v.context));
         }
         line("validation loss", format!("{loss:.4} nats per token"));
-        line("perplexity", format!("{:.3}", loss.exp()));
+        line("perplexity", format!("{:.3}", perplexity(loss)));
         if let Some(v) = validation {
-            let bits = loss / std::f64::consts::LN_2 / v.bytes_per_token();
-            line("bits per byte", format!("{bits:.4}"));
+            line("bits per byte", format!("{:.4}", bits_per_byte(loss, v.bytes_per_token())));
         }
         lines
     }

@@ -1,98 +1,44 @@
-//! Byte-level BPE, trained here or read from a `tokenizer.json`.
+//! The tokenizer that a `tokenizer.json` describes.
 
-use serde::{Deserialize, Serialize};
 use tokenizers::decoders::DecoderWrapper;
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::bytes;
-use crate::{DataError, Documents, Result};
+use super::special::SpecialTokens;
+use crate::{DataError, Result};
 
 /// Texts are cut into pieces of about this many bytes where the cut cannot change a token, so that tokenising
 /// holds little in memory and runs in parallel.
 const PIECE: usize = 1 << 20;
 
-/// The largest vocabulary that is trained: far above any in use, and its tables fit in memory.
-const MOST_TOKENS: usize = 1 << 22;
-
-/// How a byte-level BPE is trained.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BpeOptions {
-    /// Number of tokens at most: 256 bytes, the special tokens, and merges for the rest. A short text may run out
-    /// of merges before.
-    pub vocab_size: usize,
-    /// A pair is merged only if it occurs at least this often.
-    #[serde(default = "default_min_frequency")]
-    pub min_frequency: u64,
-    /// Tokens such as `<|endoftext|>` that are never split; they take the first ids.
-    #[serde(default)]
-    pub special_tokens: Vec<String>,
-}
-
-impl BpeOptions {
-    /// A vocabulary of `vocab_size` without special tokens, in which every merge occurred twice or more.
-    pub fn new(vocab_size: usize) -> Self {
-        Self { vocab_size, min_frequency: default_min_frequency(), special_tokens: Vec::new() }
-    }
-}
-
-fn default_min_frequency() -> u64 {
-    2
-}
-
 /// A tokenizer of the `tokenizers` library together with its `tokenizer.json`.
 #[derive(Clone, Debug)]
-pub struct BpeTokenizer {
+pub struct JsonTokenizer {
     tokenizer: Tokenizer,
     json: String,
+    /// The text of its `tokenizer_config.json`.
+    config: Option<String>,
+    special: SpecialTokens,
     vocab_size: usize,
     cuttable: bool,
     byte_level: bool,
 }
 
-impl BpeTokenizer {
-    /// Trains a byte-level BPE: pre-tokenised by GPT-2's rule, without normalisation, so that every text comes
-    /// back unchanged.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::train_bpe`](crate::Tokenizer::train_bpe).
-    pub fn train(text: &Documents, options: &BpeOptions) -> Result<Self> {
-        let action = "train a BPE tokenizer";
-        let least = bytes::alphabet().len() + options.special_tokens.len();
-        if !(least..=MOST_TOKENS).contains(&options.vocab_size) {
-            return Err(DataError::Invalid {
-                name: "vocab_size",
-                expected: format!("{least} (256 bytes and the special tokens) to {MOST_TOKENS}"),
-                found: options.vocab_size.to_string(),
-            });
-        }
-        let trainer = BpeTrainer::builder()
-            .vocab_size(options.vocab_size)
-            .min_frequency(options.min_frequency)
-            .special_tokens(
-                options.special_tokens.iter().map(|token| AddedToken::from(token, true)).collect(),
-            )
-            .initial_alphabet(bytes::alphabet().iter().copied().collect())
-            .show_progress(false)
-            .build();
-        let byte_level = ByteLevel::new(false, true, true);
-        let mut tokenizer = Tokenizer::new(BPE::default());
-        tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level));
-        // The library's training takes texts, not errors: all are read and checked before.
-        let texts = text.pieces().map(|piece| into_utf8(piece?)).collect::<Result<Vec<String>>>()?;
-        let mut trainer = TrainerWrapper::from(trainer);
-        tokenizer.train(&mut trainer, texts.iter()).map_err(|error| DataError::tokenizer(action, error))?;
+impl JsonTokenizer {
+    /// A tokenizer that was just made; `action` says in errors what was tried.
+    pub(super) fn from_library(tokenizer: &Tokenizer, action: &str) -> Result<Self> {
         let json = tokenizer.to_string(true).map_err(|error| DataError::tokenizer(action, error))?;
-        Self::from_json(json, action)
+        let trained = Self::from_json(json, action)?;
+        let config = trained.special.config(|id| trained.tokenizer.id_to_token(id));
+        trained.with_config(config, action)
     }
 
     /// Reads the text of a `tokenizer.json`; `action` says in errors what was tried.
     pub(crate) fn from_json(json: String, action: &str) -> Result<Self> {
-        let mut tokenizer: Tokenizer = json.parse().map_err(|error| {
+        // The library panics on some files that are none.
+        let parsed = std::panic::catch_unwind(|| json.parse::<Tokenizer>().map_err(|error| error.to_string()));
+        let parsed = parsed.unwrap_or_else(|_| Err("a file that contradicts itself".into()));
+        let mut tokenizer = parsed.map_err(|error| {
             DataError::tokenizer(action, format!("expected a Hugging Face tokenizer.json, found: {error}"))
         })?;
         // A file may ask to truncate to a model's length; a token stream needs the whole text.
@@ -104,14 +50,58 @@ impl BpeTokenizer {
         let Some(last) = last else {
             return Err(DataError::tokenizer(action, "its vocabulary is empty; use a trained tokenizer"));
         };
+        if last >= 1 << 31 {
+            return Err(DataError::tokenizer(action, format!("it has the token id {last}; expected ids below 2^31")));
+        }
         let cuttable = may_be_cut(&tokenizer);
         let byte_level = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
-        Ok(Self { tokenizer, json, vocab_size: last as usize + 1, cuttable, byte_level })
+        let special = SpecialTokens::find(None, action, |token| tokenizer.token_to_id(token))?;
+        let vocab_size = last as usize + 1;
+        Ok(Self { tokenizer, json, config: None, special, vocab_size, cuttable, byte_level })
+    }
+
+    /// With the text of the `tokenizer_config.json` beside it, which names the special tokens.
+    pub(super) fn with_config(mut self, config: String, action: &str) -> Result<Self> {
+        self.special = SpecialTokens::find(Some(&config), action, |token| self.token_to_id(token))?;
+        self.config = Some(config);
+        Ok(self)
     }
 
     /// The `tokenizer.json`, as it was read or trained.
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// The text of the `tokenizer_config.json` that lay beside it: chat template, names of special tokens.
+    pub fn config(&self) -> Option<&str> {
+        self.config.as_deref()
+    }
+
+    /// The ids of tokens with a role.
+    pub fn special_tokens(&self) -> SpecialTokens {
+        self.special
+    }
+
+    /// For each id whether its token goes on with the word before it, as far as its spelling tells: `##ing` of WordPiece, and what has
+    /// no space before it in byte-level and SentencePiece's vocabularies.
+    pub fn continues_word(&self) -> Vec<bool> {
+        let mut continues = vec![false; self.vocab_size];
+        let vocab = self.tokenizer.get_vocab(true);
+        let marked = |mark: char| vocab.keys().any(|token| token.starts_with(mark));
+        let space = ['\u{2581}', '\u{120}'].into_iter().find(|&mark| marked(mark));
+        let special = self.tokenizer.get_added_tokens_decoder();
+        for (token, &id) in &vocab {
+            let goes_on = match space {
+                Some(space) => !token.starts_with(space) && token.chars().any(char::is_alphanumeric),
+                None => token.len() > 2 && token.starts_with("##"),
+            };
+            continues[id as usize] = goes_on && !special.contains_key(&id);
+        }
+        continues
+    }
+
+    pub(super) fn library(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// The largest token id plus one.
@@ -201,23 +191,24 @@ fn cut(mut text: &str, size: usize) -> Vec<&str> {
     pieces
 }
 
-fn as_utf8(text: &[u8]) -> Result<&str> {
+pub(super) fn as_utf8(text: &[u8]) -> Result<&str> {
     std::str::from_utf8(text).map_err(|error| DataError::NotUtf8 { offset: error.valid_up_to() })
 }
 
-fn into_utf8(text: Vec<u8>) -> Result<String> {
+pub(super) fn into_utf8(text: Vec<u8>) -> Result<String> {
     String::from_utf8(text).map_err(|error| DataError::NotUtf8 { offset: error.utf8_error().valid_up_to() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{BpeOptions, Documents};
 
     const TEXT: &str =
         "low lower lowest, new newer newest: the lowest of the newest. 12 monkeys' don't  \n\n  know";
 
-    fn trained(vocab_size: usize) -> BpeTokenizer {
-        BpeTokenizer::train(&Documents::from_texts([TEXT]), &BpeOptions::new(vocab_size)).expect("trained")
+    fn trained(vocab_size: usize) -> JsonTokenizer {
+        JsonTokenizer::train_bpe(&Documents::from_texts([TEXT]), &BpeOptions::new(vocab_size)).expect("trained")
     }
 
     #[test]
@@ -239,7 +230,7 @@ mod tests {
     #[test]
     fn special_tokens_take_the_first_ids_and_are_not_split() {
         let options = BpeOptions { special_tokens: vec!["<|end|>".into()], ..BpeOptions::new(260) };
-        let bpe = BpeTokenizer::train(&Documents::from_texts([TEXT]), &options).expect("trained");
+        let bpe = JsonTokenizer::train_bpe(&Documents::from_texts([TEXT]), &options).expect("trained");
         assert_eq!(bpe.token_to_id("<|end|>"), Some(0));
         let ids = bpe.encode(b"a<|end|>b").expect("encoded");
         assert_eq!((ids.len(), ids[1]), (3, 0));
@@ -249,11 +240,11 @@ mod tests {
     #[test]
     fn a_vocabulary_below_the_bytes_invalid_text_and_unknown_ids_are_errors() {
         let documents = Documents::from_texts([TEXT]);
-        let small = BpeTokenizer::train(&documents, &BpeOptions::new(255));
+        let small = JsonTokenizer::train_bpe(&documents, &BpeOptions::new(255));
         assert!(matches!(small, Err(DataError::Invalid { name: "vocab_size", .. })));
-        let huge = BpeTokenizer::train(&Documents::from_texts([TEXT]), &BpeOptions::new(usize::MAX));
+        let huge = JsonTokenizer::train_bpe(&Documents::from_texts([TEXT]), &BpeOptions::new(usize::MAX));
         assert!(matches!(huge, Err(DataError::Invalid { name: "vocab_size", .. })));
-        let binary = BpeTokenizer::train(&Documents::from_texts([vec![b'a', 0xff]]), &BpeOptions::new(256));
+        let binary = JsonTokenizer::train_bpe(&Documents::from_texts([vec![b'a', 0xff]]), &BpeOptions::new(256));
         assert!(matches!(binary, Err(DataError::NotUtf8 { offset: 1 })));
         let bpe = trained(256);
         assert!(matches!(bpe.encode(&[b'a', b'b', 0xff]), Err(DataError::NotUtf8 { offset: 2 })));
@@ -282,7 +273,7 @@ mod tests {
         let mut document: serde_json::Value = serde_json::from_str(trained(256).json()).expect("json");
         document["truncation"] = serde_json::json!({ "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 });
         let json = document.to_string();
-        let bpe = BpeTokenizer::from_json(json.clone(), "load").expect("a tokenizer");
+        let bpe = JsonTokenizer::from_json(json.clone(), "load").expect("a tokenizer");
         assert_eq!(bpe.encode(b"abcdef").expect("encoded").len(), 6);
         assert_eq!(bpe.json(), json);
     }
