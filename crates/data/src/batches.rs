@@ -37,7 +37,8 @@ impl LengthBuckets {
     /// # Errors
     /// [`DataError::Invalid`] if there is no example, or `batch` or `multiple` is 0.
     pub fn new(lengths: Vec<u32>, batch: usize, multiple: usize, seed: u64) -> Result<Self> {
-        for (name, value) in [("examples", lengths.len()), ("batch", batch), ("pad_to_multiple_of", multiple)] {
+        for (name, value) in [("examples", lengths.len()), ("batch", batch), ("pad_to_multiple_of", multiple)]
+        {
             if value == 0 {
                 return Err(DataError::Invalid { name, expected: "1 or more".into(), found: "0".into() });
             }
@@ -223,7 +224,8 @@ mod tests {
 
     #[test]
     fn texts_are_padded_at_their_end() {
-        let encoding = |ids: &[u32]| Encoding { ids: ids.into(), type_ids: vec![1; ids.len()], ..Encoding::default() };
+        let encoding =
+            |ids: &[u32]| Encoding { ids: ids.into(), type_ids: vec![1; ids.len()], ..Encoding::default() };
         let batch = TextBatch::new(&[&encoding(&[5, 6, 7]), &encoding(&[8])], 4, 9);
         assert_eq!(batch.input_ids, [5, 6, 7, 9, 8, 9, 9, 9]);
         assert_eq!(batch.attention_mask, [1, 1, 1, 0, 1, 0, 0, 0]);

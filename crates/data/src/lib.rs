@@ -60,6 +60,7 @@ pub use self::source::{Documents, TextSource};
 pub use self::stream::TokenStream;
 pub use self::table::{Labels, Row, Table, TableFormat, TableSource};
 pub use self::tokenizer::{
-    BpeOptions, DecodeStream, EncodeOptions, Encoding, JsonTokenizer, SpecialTokens, TOKENIZER_FILE, TextEncoder,
-    Tokenizer, TokenizerSpec, Truncation, UnigramOptions, WordOptions, WordPieceOptions, WordTokenizer,
+    BpeOptions, DecodeStream, EncodeOptions, Encoding, JsonTokenizer, SpecialTokens, TOKENIZER_FILE,
+    TextEncoder, Tokenizer, TokenizerSpec, Truncation, UnigramOptions, WordOptions, WordPieceOptions,
+    WordTokenizer,
 };

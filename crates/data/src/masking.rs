@@ -89,9 +89,8 @@ impl Masking {
     pub fn mask(&self, encoding: &Encoding, epoch: u64, index: u64) -> Masked {
         let special = |i: usize| encoding.sequence_ids[i].is_none();
         let word = |i: usize| (encoding.sequence_ids[i], encoding.word_ids[i]);
-        let starts = |i: usize| {
-            !self.options.whole_words || i == 0 || word(i) != word(i - 1) || word(i).1.is_none()
-        };
+        let starts =
+            |i: usize| !self.options.whole_words || i == 0 || word(i) != word(i - 1) || word(i).1.is_none();
         self.hide(&encoding.ids, special, starts, epoch, index)
     }
 
@@ -109,8 +108,10 @@ impl Masking {
         epoch: u64,
         index: u64,
     ) -> Masked {
-        let [a, b, ..] =
-            philox4x32([epoch as u32, (epoch >> 32) as u32, 0, DOMAIN], [self.seed as u32, (self.seed >> 32) as u32]);
+        let [a, b, ..] = philox4x32(
+            [epoch as u32, (epoch >> 32) as u32, 0, DOMAIN],
+            [self.seed as u32, (self.seed >> 32) as u32],
+        );
         let draw = |i: usize| philox4x32([index as u32, (index >> 32) as u32, i as u32, DOMAIN], [a, b]);
         let mut masked = Masked { ids: ids.to_vec(), labels: vec![IGNORED_LABEL; ids.len()] };
         let mut hidden = false;
@@ -216,8 +217,8 @@ mod tests {
         for index in 0..500 {
             let labels = masking.mask(&encoding, 0, index).labels;
             let count = labels.iter().filter(|&&label| label != IGNORED_LABEL).count();
-            let split = (1..labels.len())
-                .any(|i| word(i) == word(i - 1) && (labels[i] < 0) != (labels[i - 1] < 0));
+            let split =
+                (1..labels.len()).any(|i| word(i) == word(i - 1) && (labels[i] < 0) != (labels[i - 1] < 0));
             // A piece alone is what stands in for examples without any hidden word.
             assert!(!split || count == 1, "{labels:?}");
             hidden += usize::from(count > 1);
@@ -257,7 +258,8 @@ mod tests {
         ] {
             assert!(matches!(Masking::new(&tokenizer, &options, 0), Err(DataError::Invalid { .. })));
         }
-        let error = Masking::new(&Tokenizer::Bytes, &MaskingOptions::default(), 0).expect_err("no mask token");
+        let error =
+            Masking::new(&Tokenizer::Bytes, &MaskingOptions::default(), 0).expect_err("no mask token");
         assert!(error.to_string().contains("[MASK]"), "{error}");
     }
 }

@@ -97,7 +97,8 @@ impl TextSource {
                 // Rows of Parquet files are kept there as JSONL.
                 let cache = std::env::temp_dir().join("wgrad-rows");
                 let names = paths.iter().map(|path| path.to_string_lossy());
-                let table = TableSource::new(names.map(|name| glob::Pattern::escape(&name)), [column.as_str()]);
+                let table =
+                    TableSource::new(names.map(|name| glob::Pattern::escape(&name)), [column.as_str()]);
                 vec![Document::Rows(Arc::new(table.open(Path::new(""), &cache)?))]
             }
         };
@@ -211,9 +212,7 @@ impl Documents {
         });
         places.map(|(document, row)| match document {
             Document::Memory(text) => Ok(strip(text).to_vec()),
-            Document::File(path) => {
-                Ok(strip(&fs::read(path).map_err(DataError::io("read", path))?).to_vec())
-            }
+            Document::File(path) => Ok(strip(&fs::read(path).map_err(DataError::io("read", path))?).to_vec()),
             Document::Rows(table) => Ok(strip(table.row(row)?.text(0)?.as_bytes()).to_vec()),
         })
     }
@@ -368,7 +367,10 @@ mod tests {
 
     #[test]
     fn rows_of_tables_are_documents() {
-        let folder = folder(&[("a.jsonl", "{\"text\":\" one \"}\n{\"text\":\"two\"}\n"), ("b.csv", "id,text\n1,three\n")]);
+        let folder = folder(&[
+            ("a.jsonl", "{\"text\":\" one \"}\n{\"text\":\"two\"}\n"),
+            ("b.csv", "id,text\n1,three\n"),
+        ]);
         let source = TextSource { column: Some("text".into()), ..TextSource::new(["*"]) };
         let documents = source.resolve(folder.path()).expect("three rows");
         assert_eq!((documents.len(), documents.paths().count()), (3, 0));
@@ -379,7 +381,8 @@ mod tests {
 
     #[test]
     fn documents_are_cleaned_with_a_report() {
-        let folder = folder(&[("a.txt", "ada@example.org"), ("b.txt", "One"), ("c.txt", "one"), ("d.txt", "two")]);
+        let folder =
+            folder(&[("a.txt", "ada@example.org"), ("b.txt", "One"), ("c.txt", "one"), ("d.txt", "two")]);
         let clean: CleanOptions = toml::from_str("personal = ['email']\nduplicates = true").expect("options");
         let source = TextSource { clean: Some(clean), ..TextSource::new(["*.txt"]) };
         let documents = source.resolve(folder.path()).expect("files");

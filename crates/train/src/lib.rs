@@ -41,7 +41,8 @@ pub use self::recipe::{
 pub use self::run_folder::RunFolder;
 pub use self::sample::SampleOptions;
 pub use self::scores::{
-    AnswerScore, Bleu, BleuScore, Chrf, Confusion, answer_score, bits_per_byte, draw_confusion, normalize_answer, perplexity,
+    AnswerScore, Bleu, BleuScore, Chrf, Confusion, answer_score, bits_per_byte, draw_confusion,
+    normalize_answer, perplexity,
 };
 pub use self::task::causal_lm::{CausalLmRecipe, Gpt2Recipe, ModelKind, TextRecipe};
 pub use self::task::image_classification::{

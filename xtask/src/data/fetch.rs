@@ -83,7 +83,18 @@ impl Package {
         match self.registry {
             Registry::PyPi => {
                 let pinned = format!("{name}=={version}");
-                let options = ["-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", ".", &pinned];
+                let options = [
+                    "-m",
+                    "pip",
+                    "download",
+                    "-q",
+                    "--no-deps",
+                    "--only-binary",
+                    ":all:",
+                    "-d",
+                    ".",
+                    &pinned,
+                ];
                 call("python3", &options, &folder)?;
             }
             Registry::Npm => call("npm", &["pack", "--silent", &format!("{name}@{version}")], &folder)?,
@@ -93,10 +104,15 @@ impl Package {
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
             if path.is_file() && found.replace(path).is_some() {
-                return Err(format!("the client of {name} left more than one file; remove {}", folder.display()).into());
+                return Err(format!(
+                    "the client of {name} left more than one file; remove {}",
+                    folder.display()
+                )
+                .into());
             }
         }
-        let archive = found.ok_or_else(|| format!("the client of {name} left no file in {}", folder.display()))?;
+        let archive =
+            found.ok_or_else(|| format!("the client of {name} left no file in {}", folder.display()))?;
         let sha256 = sha256_of(&archive)?;
         if sha256 != self.sha256 {
             let expected = self.sha256;
@@ -118,7 +134,8 @@ impl Package {
 fn call(program: &str, arguments: &[&str], folder: &Path) -> Result {
     let command = || format!("`{program} {}`", arguments.join(" "));
     let output = Command::new(program).args(arguments).current_dir(folder).output();
-    let output = output.map_err(|error| format!("{} cannot be run ({error}); install `{program}`", command()))?;
+    let output =
+        output.map_err(|error| format!("{} cannot be run ({error}); install `{program}`", command()))?;
     if output.status.success() {
         return Ok(());
     }

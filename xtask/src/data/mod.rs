@@ -72,7 +72,8 @@ const ALL: [Data; 5] = [
 /// # Errors
 /// A name that is not known, a client that is missing or fails, a package with another checksum or content.
 pub(crate) fn run(args: &Args) -> Result {
-    let known = || ALL.iter().map(|data| format!("`{}` ({})", data.name, data.about)).collect::<Vec<_>>().join(", ");
+    let known =
+        || ALL.iter().map(|data| format!("`{}` ({})", data.name, data.about)).collect::<Vec<_>>().join(", ");
     let named = |name: &String| {
         let found = ALL.iter().find(|data| data.name == name);
         found.ok_or_else(|| format!("there is no data named `{name}`; there are {}", known()))

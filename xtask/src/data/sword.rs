@@ -50,9 +50,12 @@ impl Module {
         for (i, entry) in index.chunks_exact(12).enumerate() {
             let (start, packed, size) = (word(entry, 0), word(entry, 4), word(entry, 8));
             let range = start.checked_add(packed).and_then(|end| data.get(start..end));
-            let range = range.ok_or_else(|| format!("block {i} lies outside the {} bytes of data", data.len()))?;
+            let range =
+                range.ok_or_else(|| format!("block {i} lies outside the {} bytes of data", data.len()))?;
             if size > LARGEST_BLOCK {
-                return Err(format!("block {i} claims {size} bytes, above the limit of {LARGEST_BLOCK}").into());
+                return Err(
+                    format!("block {i} claims {size} bytes, above the limit of {LARGEST_BLOCK}").into()
+                );
             }
             let mut block = Vec::new();
             if packed > 0 {
@@ -83,9 +86,13 @@ impl Module {
         if size == 0 {
             return Ok("");
         }
-        let block = self.blocks.get(block).ok_or_else(|| format!("verse {i} is in block {block}, which is missing"))?;
+        let block = self
+            .blocks
+            .get(block)
+            .ok_or_else(|| format!("verse {i} is in block {block}, which is missing"))?;
         let text = start.checked_add(size).and_then(|end| block.get(start..end));
-        let text = text.ok_or_else(|| format!("verse {i} lies outside its block of {} bytes", block.len()))?;
+        let text =
+            text.ok_or_else(|| format!("verse {i} lies outside its block of {} bytes", block.len()))?;
         Ok(std::str::from_utf8(text).map_err(|error| format!("verse {i} is no UTF-8: {error}"))?)
     }
 }
@@ -111,7 +118,11 @@ pub(super) fn plain_text(osis: &str) -> String {
             break;
         };
         let tag = &rest[start + 1..start + length];
-        let name = tag.trim_start_matches('/').split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        let name = tag
+            .trim_start_matches('/')
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .next()
+            .unwrap_or_default();
         match name {
             "note" | "title" if tag.starts_with('/') => hidden = hidden.saturating_sub(1),
             "note" | "title" if !tag.ends_with('/') => hidden += 1,
@@ -124,7 +135,9 @@ pub(super) fn plain_text(osis: &str) -> String {
     if hidden == 0 {
         text.push_str(rest);
     }
-    for (entity, character) in [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")] {
+    for (entity, character) in
+        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")]
+    {
         text = text.replace(entity, character);
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -153,7 +166,8 @@ mod tests {
         }
         let mut places = Vec::new();
         for &(block, start, size) in verses {
-            places.extend(block.to_le_bytes().into_iter().chain(start.to_le_bytes()).chain(size.to_le_bytes()));
+            places
+                .extend(block.to_le_bytes().into_iter().chain(start.to_le_bytes()).chain(size.to_le_bytes()));
         }
         (places, index, data)
     }

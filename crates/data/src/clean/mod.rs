@@ -115,7 +115,11 @@ impl Cleaner {
             && !(similarity > 0.0 && similarity <= 1.0)
         {
             let expected = "above 0 and at most 1".into();
-            return Err(DataError::Invalid { name: "near_duplicates", expected, found: similarity.to_string() });
+            return Err(DataError::Invalid {
+                name: "near_duplicates",
+                expected,
+                found: similarity.to_string(),
+            });
         }
         let names = personal::Names::new(&options.names);
         if options.personal.contains(&PersonalData::Name) && names.is_empty() {
@@ -177,8 +181,10 @@ mod tests {
     fn repeated_texts_are_dropped_up_to_case_and_spaces() {
         let options = CleanOptions { duplicates: true, ..CleanOptions::default() };
         let mut cleaner = Cleaner::new(&options).expect("a cleaner");
-        let kept: Vec<bool> =
-            ["One two", "one  TWO\n", "one two.", ""].iter().map(|text| cleaner.clean(text).is_some()).collect();
+        let kept: Vec<bool> = ["One two", "one  TWO\n", "one two.", ""]
+            .iter()
+            .map(|text| cleaner.clean(text).is_some())
+            .collect();
         assert_eq!(kept, [true, false, true, true]);
         assert_eq!((cleaner.report().texts, cleaner.report().duplicates, cleaner.report().kept()), (4, 1, 3));
     }
@@ -206,7 +212,10 @@ mod tests {
             ..CleanOptions::default()
         };
         let mut cleaner = Cleaner::new(&options).expect("a cleaner");
-        assert_eq!(cleaner.clean("Mail ada@example.org from 10.0.0.7").as_deref(), Some("Mail [EMAIL] from [IP]"));
+        assert_eq!(
+            cleaner.clean("Mail ada@example.org from 10.0.0.7").as_deref(),
+            Some("Mail [EMAIL] from [IP]")
+        );
         assert_eq!(cleaner.clean("Mail bob@example.com from 10.0.0.8"), None);
         assert_eq!((cleaner.report().emails, cleaner.report().ips), (2, 2));
     }

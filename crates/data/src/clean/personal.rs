@@ -43,7 +43,8 @@ pub(super) struct Names(Vec<Vec<String>>);
 
 impl Names {
     pub(super) fn new(names: &[String]) -> Self {
-        let words = |name: &String| name.to_lowercase().split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let words =
+            |name: &String| name.to_lowercase().split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let mut names: Vec<Vec<String>> = names.iter().map(words).filter(|name| !name.is_empty()).collect();
         // "Ada Lovelace" goes before "Ada".
         names.sort_by_key(|name| std::cmp::Reverse(name.len()));
@@ -123,7 +124,9 @@ fn ip(text: &str, before: Option<char>) -> Option<usize> {
     let parts: Vec<&str> = candidate.split('.').collect();
     let four = parts.len() == 4
         && parts.iter().all(|part| {
-            (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()) && part.parse::<u8>().is_ok()
+            (1..=3).contains(&part.len())
+                && part.bytes().all(|b| b.is_ascii_digit())
+                && part.parse::<u8>().is_ok()
         });
     // "12:30:45" and "::" are none.
     let six = candidate.matches(':').count() >= 2
@@ -186,7 +189,10 @@ fn phone(text: &str, before: Option<char>) -> Option<usize> {
     let national = digits.first() == Some(&0) && (10..=11).contains(&digits.len());
     let date = found.split(['-', '/', '.']).filter(|part| part.len() == 4 || part.len() <= 2).count() >= 3
         && digits.len() <= 8;
-    let shape = international || national || (groups >= 3 && digits.len() >= 9) || groups == 2 && digits.len() == 7
+    let shape = international
+        || national
+        || (groups >= 3 && digits.len() >= 9)
+        || groups == 2 && digits.len() == 7
         || found.starts_with('(') && groups >= 2;
     let whole = !text[end..].starts_with(word);
     (whole && shape && !date && (7..=15).contains(&digits.len())).then_some(end)
@@ -234,7 +240,8 @@ mod tests {
 
     #[test]
     fn card_numbers_must_satisfy_luhn() {
-        let text = "Pay 4111 1111 1111 1111 or 5500-0000-0000-0004, not 4111 1111 1111 1112 or 1234567890123.";
+        let text =
+            "Pay 4111 1111 1111 1111 or 5500-0000-0000-0004, not 4111 1111 1111 1112 or 1234567890123.";
         let expected = "Pay [CARD] or [CARD], not 4111 1111 1111 1112 or 1234567890123.";
         assert_eq!(cleaned(PersonalData::Card, text), expected);
         assert!(luhn(&[7, 9, 9, 2, 7, 3, 9, 8, 7, 1, 3]) && !luhn(&[7, 9, 9, 2, 7, 3, 9, 8, 7, 1, 4]));
@@ -242,10 +249,18 @@ mod tests {
 
     #[test]
     fn telephone_numbers_are_found_and_years_and_amounts_are_not() {
-        for number in ["+44 20 7946 0958", "(555) 010-9999", "555-010-9999", "08452810075", "+4915112345678", "030/123 45 67"] {
+        for number in [
+            "+44 20 7946 0958",
+            "(555) 010-9999",
+            "555-010-9999",
+            "08452810075",
+            "+4915112345678",
+            "030/123 45 67",
+        ] {
             assert_eq!(cleaned(PersonalData::Phone, &format!("Call {number}!")), "Call [PHONE]!", "{number}");
         }
-        let text = "In 1981 and 2021-11-25, 12.11.1999, $3,000,000.50 for 1000000 people, version 1.2.3, 3 x 12345";
+        let text =
+            "In 1981 and 2021-11-25, 12.11.1999, $3,000,000.50 for 1000000 people, version 1.2.3, 3 x 12345";
         assert_eq!(cleaned(PersonalData::Phone, text), text);
     }
 
@@ -266,7 +281,9 @@ mod tests {
 
     #[test]
     fn any_text_comes_back_whole_but_for_what_is_replaced() {
-        for text in ["", "é@ü.de", "+", "(((", "日本 12345678901234567890", "a@", "::", "1..2", "\u{1F600}+1 "] {
+        for text in
+            ["", "é@ü.de", "+", "(((", "日本 12345678901234567890", "a@", "::", "1..2", "\u{1F600}+1 "]
+        {
             for kind in PersonalData::ALL {
                 let (cleaned, count) = replace(text, kind, &Names::new(&[]));
                 assert!(count > 0 || cleaned == text, "{text}");

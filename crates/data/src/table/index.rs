@@ -71,7 +71,8 @@ impl TableFile {
     /// Reads one row.
     pub(super) fn read(&mut self, entry: &Entry, columns: &[String]) -> Result<Row> {
         let mut bytes = vec![0; entry.bytes as usize];
-        let read = self.file.seek(SeekFrom::Start(entry.offset)).and_then(|_| self.file.read_exact(&mut bytes));
+        let read =
+            self.file.seek(SeekFrom::Start(entry.offset)).and_then(|_| self.file.read_exact(&mut bytes));
         read.map_err(DataError::io("read", &self.path))?;
         let values = match self.format {
             TableFormat::Csv | TableFormat::Tsv => self.record(&bytes, entry.line, columns)?,
@@ -181,7 +182,8 @@ impl TableFile {
 
     fn checked_length(&self, bytes: u64, line: u64) -> Result<u32> {
         if bytes > LONGEST_ROW {
-            let reason = format!("the row is longer than {} MiB; is a quote or a newline missing?", LONGEST_ROW >> 20);
+            let reason =
+                format!("the row is longer than {} MiB; is a quote or a newline missing?", LONGEST_ROW >> 20);
             return Err(self.error(line, reason));
         }
         Ok(bytes as u32)
@@ -190,7 +192,10 @@ impl TableFile {
     fn utf8(&self, bytes: &[u8], line: u64) -> Result<String> {
         String::from_utf8(bytes.to_vec()).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
-            self.error(line, format!("expected UTF-8, found an invalid byte at offset {at} of a field; convert the file"))
+            self.error(
+                line,
+                format!("expected UTF-8, found an invalid byte at offset {at} of a field; convert the file"),
+            )
         })
     }
 

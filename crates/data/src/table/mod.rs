@@ -183,7 +183,8 @@ fn parquet_file(path: PathBuf, columns: &[String], cache: &Path) -> Result<Table
 
 #[cfg(not(feature = "parquet"))]
 fn parquet_file(path: PathBuf, _: &[String], _: &Path) -> Result<TableFile> {
-    let reason = "this build reads no Parquet; build with the feature `parquet`, or convert the file to JSONL";
+    let reason =
+        "this build reads no Parquet; build with the feature `parquet`, or convert the file to JSONL";
     Err(DataError::Row { path, line: 1, reason: reason.into() })
 }
 
@@ -222,7 +223,10 @@ mod tests {
     fn every_format_gives_the_same_rows() {
         let folder = folder(&[
             ("a.csv", "id,label,text\r\n1,ham,\"one, two\"\r\n2,spam,\"three\nfour \"\"five\"\"\"\r\n"),
-            ("b.jsonl", "{\"text\":\"one, two\",\"label\":\"ham\"}\n\n{\"label\":\"spam\",\"text\":\"three\\nfour \\\"five\\\"\",\"x\":[1]}"),
+            (
+                "b.jsonl",
+                "{\"text\":\"one, two\",\"label\":\"ham\"}\n\n{\"label\":\"spam\",\"text\":\"three\\nfour \\\"five\\\"\",\"x\":[1]}",
+            ),
         ]);
         let expected = [["one, two", "ham"], ["three\nfour \"five\"", "spam"]];
         for file in ["a.csv", "b.jsonl"] {
@@ -253,7 +257,10 @@ mod tests {
         let row = open(&folder, &source).expect("a table").row(0).expect("a row");
         assert_eq!((row.text(0).expect("text"), row.integer(2).expect("a number")), ("a", 3));
         let error = row.text(1).expect_err("null").to_string();
-        assert!(error.contains("a.jsonl") && error.contains("line 1") && error.contains("translation.de"), "{error}");
+        assert!(
+            error.contains("a.jsonl") && error.contains("line 1") && error.contains("translation.de"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -53,12 +53,17 @@ fn copy(
         let mut kept = serde_json::Map::new();
         for name in columns {
             let Some(value) = field(&row, name) else {
-                let all: Vec<&str> = row.as_object().into_iter().flat_map(|o| o.keys().map(String::as_str)).collect();
-                return Err(error(number, format!("there is no column `{name}`, found `{}`", all.join("`, `"))));
+                let all: Vec<&str> =
+                    row.as_object().into_iter().flat_map(|o| o.keys().map(String::as_str)).collect();
+                return Err(error(
+                    number,
+                    format!("there is no column `{name}`, found `{}`", all.join("`, `")),
+                ));
             };
             kept.insert(name.clone(), value.clone());
         }
-        writeln!(lines, "{}", serde_json::Value::Object(kept)).map_err(DataError::io("write rows of", path))?;
+        writeln!(lines, "{}", serde_json::Value::Object(kept))
+            .map_err(DataError::io("write rows of", path))?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use tokenizers::{
-    EncodeInput, InputSequence, PostProcessor, PostProcessorWrapper, Tokenizer as Library, TruncationDirection,
+    EncodeInput, InputSequence, PostProcessor, PostProcessorWrapper, Tokenizer as Library,
+    TruncationDirection,
 };
 
 use super::{Tokenizer, bytes};
@@ -37,12 +38,7 @@ pub struct EncodeOptions {
 
 impl Default for EncodeOptions {
     fn default() -> Self {
-        Self {
-            add_special_tokens: true,
-            max_length: None,
-            truncation: Truncation::LongestFirst,
-            stride: 0,
-        }
+        Self { add_special_tokens: true, max_length: None, truncation: Truncation::LongestFirst, stride: 0 }
     }
 }
 
@@ -313,7 +309,8 @@ mod tests {
     use super::*;
     use crate::{Documents, UnigramOptions, WordOptions, WordPieceOptions};
 
-    const TEXT: &str = "The tower is in Paris, the tower of iron. Who built the tower? Eiffel built it in Paris.";
+    const TEXT: &str =
+        "The tower is in Paris, the tower of iron. Who built the tower? Eiffel built it in Paris.";
 
     fn wordpiece() -> Tokenizer {
         let text = Documents::from_texts([TEXT, TEXT]);
@@ -351,7 +348,10 @@ mod tests {
         let encoding = encoder(EncodeOptions::default()).encode_words(&words).expect("encoded");
         let labels = encoding.token_labels(&[7, 0, 8, 9]);
         assert_eq!(labels.iter().filter(|&&label| label >= 0).copied().collect::<Vec<_>>(), [7, 0, 8, 9]);
-        assert_eq!((labels.len(), labels[0], labels.last()), (encoding.len(), IGNORED_LABEL, Some(&IGNORED_LABEL)));
+        assert_eq!(
+            (labels.len(), labels[0], labels.last()),
+            (encoding.len(), IGNORED_LABEL, Some(&IGNORED_LABEL))
+        );
         assert!(encoding.len() > 6, "a word of several tokens");
         assert_eq!(encoding.token_labels(&[7]).iter().filter(|&&label| label >= 0).count(), 1);
     }

@@ -36,7 +36,8 @@ impl JsonTokenizer {
     /// Reads the text of a `tokenizer.json`; `action` says in errors what was tried.
     pub(crate) fn from_json(json: String, action: &str) -> Result<Self> {
         // The library panics on some files that are none.
-        let parsed = std::panic::catch_unwind(|| json.parse::<Tokenizer>().map_err(|error| error.to_string()));
+        let parsed =
+            std::panic::catch_unwind(|| json.parse::<Tokenizer>().map_err(|error| error.to_string()));
         let parsed = parsed.unwrap_or_else(|_| Err("a file that contradicts itself".into()));
         let mut tokenizer = parsed.map_err(|error| {
             DataError::tokenizer(action, format!("expected a Hugging Face tokenizer.json, found: {error}"))
@@ -51,7 +52,10 @@ impl JsonTokenizer {
             return Err(DataError::tokenizer(action, "its vocabulary is empty; use a trained tokenizer"));
         };
         if last >= 1 << 31 {
-            return Err(DataError::tokenizer(action, format!("it has the token id {last}; expected ids below 2^31")));
+            return Err(DataError::tokenizer(
+                action,
+                format!("it has the token id {last}; expected ids below 2^31"),
+            ));
         }
         let cuttable = may_be_cut(&tokenizer);
         let byte_level = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
@@ -208,7 +212,8 @@ mod tests {
         "low lower lowest, new newer newest: the lowest of the newest. 12 monkeys' don't  \n\n  know";
 
     fn trained(vocab_size: usize) -> JsonTokenizer {
-        JsonTokenizer::train_bpe(&Documents::from_texts([TEXT]), &BpeOptions::new(vocab_size)).expect("trained")
+        JsonTokenizer::train_bpe(&Documents::from_texts([TEXT]), &BpeOptions::new(vocab_size))
+            .expect("trained")
     }
 
     #[test]
@@ -244,7 +249,8 @@ mod tests {
         assert!(matches!(small, Err(DataError::Invalid { name: "vocab_size", .. })));
         let huge = JsonTokenizer::train_bpe(&Documents::from_texts([TEXT]), &BpeOptions::new(usize::MAX));
         assert!(matches!(huge, Err(DataError::Invalid { name: "vocab_size", .. })));
-        let binary = JsonTokenizer::train_bpe(&Documents::from_texts([vec![b'a', 0xff]]), &BpeOptions::new(256));
+        let binary =
+            JsonTokenizer::train_bpe(&Documents::from_texts([vec![b'a', 0xff]]), &BpeOptions::new(256));
         assert!(matches!(binary, Err(DataError::NotUtf8 { offset: 1 })));
         let bpe = trained(256);
         assert!(matches!(bpe.encode(&[b'a', b'b', 0xff]), Err(DataError::NotUtf8 { offset: 2 })));

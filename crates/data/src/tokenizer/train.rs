@@ -181,11 +181,12 @@ impl JsonTokenizer {
             "max_input_chars_per_word": 100,
             "vocab": Value::Object(vocab.collect()),
         });
-        let model: WordPiece = serde_json::from_str(&model.to_string())
-            .map_err(|error| DataError::tokenizer(action, error))?;
+        let model: WordPiece =
+            serde_json::from_str(&model.to_string()).map_err(|error| DataError::tokenizer(action, error))?;
         let mut tokenizer = Tokenizer::new(model);
         tokenizer.add_special_tokens(added(special.iter())).map_err(failed)?;
-        let template = template("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", [("[CLS]", 2), ("[SEP]", 3)]);
+        let template =
+            template("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", [("[CLS]", 2), ("[SEP]", 3)]);
         tokenizer
             .with_normalizer(Some(normalizer))
             .map_err(failed)?
@@ -371,7 +372,8 @@ fn alone<T: Send>(action: &str, train: impl FnOnce() -> T + Send) -> Result<T> {
         .build()
         .map_err(|error| DataError::tokenizer(action, error))?;
     let result = pool.install(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(train)));
-    result.map_err(|_| DataError::tokenizer(action, "the text does not suffice; use more text or fewer tokens"))
+    result
+        .map_err(|_| DataError::tokenizer(action, "the text does not suffice; use more text or fewer tokens"))
 }
 
 /// The model with its pieces in an order that the text decides: by score, then alphabetic. The library gives characters that

@@ -339,8 +339,7 @@ mod tests {
         let texts = ["Don't stop-me\tnow_please\r\nΣΑΣ İ", "a  b\u{a0}c"];
         let tokenizer = WordTokenizer::fit(texts, &WordOptions::default()).expect("fitted");
         let words: Vec<&str> = tokenizer.word_index().into_iter().map(|(word, _)| word).collect();
-        let expected =
-            ["don't", "stop", "me", "now", "please\r", "σας", "i\u{307}", "a", "b\u{a0}c"];
+        let expected = ["don't", "stop", "me", "now", "please\r", "σας", "i\u{307}", "a", "b\u{a0}c"];
         assert_eq!(words, expected);
     }
 
@@ -382,16 +381,21 @@ mod tests {
     #[test]
     fn what_keras_wrote_is_what_is_fitted_here() {
         let read = WordTokenizer::from_json(KERAS.into(), "load").expect("read");
-        let options = WordOptions { num_words: Some(6), oov_token: Some("?".into()), ..WordOptions::default() };
+        let options =
+            WordOptions { num_words: Some(6), oov_token: Some("?".into()), ..WordOptions::default() };
         let fitted = fitted(&options);
         assert_eq!((read.options(), read.word_index()), (fitted.options(), fitted.word_index()));
         let parsed = |json: &str| -> Value { serde_json::from_str(json).expect("JSON") };
         let (theirs, ours) = (parsed(KERAS), parsed(fitted.json()));
         for key in ["word_counts", "word_index"] {
-            let inner = |document: &Value| document["config"][key].as_str().expect("a string").replace(' ', "");
+            let inner =
+                |document: &Value| document["config"][key].as_str().expect("a string").replace(' ', "");
             assert_eq!(inner(&ours), inner(&theirs), "{key}, in this order");
         }
-        assert_eq!(ours["config"].as_object().map(|c| c.len()), theirs["config"].as_object().map(|c| c.len()));
+        assert_eq!(
+            ours["config"].as_object().map(|c| c.len()),
+            theirs["config"].as_object().map(|c| c.len())
+        );
     }
 
     #[test]

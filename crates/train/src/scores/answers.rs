@@ -107,6 +107,9 @@ mod tests {
         assert_eq!(answer_score("something", &none), AnswerScore::default());
         assert_eq!(answer_score("", &["something"]), AnswerScore::default());
         let mean = AnswerScore::mean(&[answer_score("", &none), answer_score("x", &none)]);
-        assert_eq!((mean, AnswerScore::mean(&[])), (AnswerScore { exact_match: 0.5, f1: 0.5 }, AnswerScore::default()));
+        assert_eq!(
+            (mean, AnswerScore::mean(&[])),
+            (AnswerScore { exact_match: 0.5, f1: 0.5 }, AnswerScore::default())
+        );
     }
 }

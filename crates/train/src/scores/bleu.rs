@@ -37,7 +37,8 @@ impl Bleu {
     pub fn add<S: AsRef<str>>(&mut self, translation: &str, references: &[S]) {
         let translation = tokenize_13a(translation);
         let length = translation.len() as u64;
-        let references: Vec<Vec<String>> = references.iter().map(|text| tokenize_13a(text.as_ref())).collect();
+        let references: Vec<Vec<String>> =
+            references.iter().map(|text| tokenize_13a(text.as_ref())).collect();
         let distance = |reference: &Vec<String>| (length.abs_diff(reference.len() as u64), reference.len());
         let closest = references.iter().min_by_key(|reference| distance(reference));
         self.length += length;
@@ -98,7 +99,8 @@ fn grams(words: &[String], n: usize) -> HashMap<&[String], u64> {
 
 /// The words of a text by the rule `13a` of the WMT evaluations: punctuation stands alone, except periods and commas within numbers.
 fn tokenize_13a(text: &str) -> Vec<String> {
-    let mut text = text.trim_end_matches(is_space).replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
+    let mut text =
+        text.trim_end_matches(is_space).replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
     if text.contains('&') {
         for (entity, character) in [("&quot;", "\""), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")] {
             text = text.replace(entity, character);
@@ -199,7 +201,10 @@ mod tests {
     #[test]
     fn short_and_wrong_translations_score_as_in_sacrebleu() {
         let (bleu, chrf) = scores(&[("abc def", &["abc deg"]), ("x", &["x y"])]);
-        assert!(close(bleu.precisions[1], 50.0) && close(bleu.brevity_penalty, 0.7165313105737893), "{bleu:?}");
+        assert!(
+            close(bleu.precisions[1], 50.0) && close(bleu.brevity_penalty, 0.7165313105737893),
+            "{bleu:?}"
+        );
         assert!(bleu.score == 0.0 && close(chrf, 56.313404165916324), "{bleu:?} {chrf}");
         assert_eq!(scores(&[("abc", &["xyz"])]).0.score, 0.0);
         assert_eq!((scores(&[]).0.score, scores(&[]).1), (0.0, 0.0));

@@ -55,7 +55,8 @@ fn visible(text: &str) -> Vec<char> {
 fn compare(translation: &[char], reference: &[char]) -> [Counts; ORDER] {
     std::array::from_fn(|i| {
         let (ours, theirs) = (grams(translation, i + 1), grams(reference, i + 1));
-        let shared = ours.iter().map(|(gram, &count)| count.min(theirs.get(gram).copied().unwrap_or_default()));
+        let shared =
+            ours.iter().map(|(gram, &count)| count.min(theirs.get(gram).copied().unwrap_or_default()));
         let shared = shared.sum();
         // What no reference is long enough for does not count.
         let produced = if theirs.is_empty() { 0 } else { ours.values().sum() };

@@ -132,14 +132,18 @@ mod tests {
     fn scores_are_those_of_scikit_learn() {
         let confusion = confusion();
         assert!(close(confusion.accuracy(), 0.7) && close(confusion.f1_micro(None), 0.7));
-        assert!(close(confusion.f1_macro(), 0.6944444444444443) && close(confusion.matthews(), 0.5454545454545454));
+        assert!(
+            close(confusion.f1_macro(), 0.6944444444444443)
+                && close(confusion.matthews(), 0.5454545454545454)
+        );
         assert!(close(confusion.f1_micro(Some(0)), 0.7142857142857143));
         assert!(close(confusion.precision(1), 0.75) && close(confusion.recall(2), 2.0 / 3.0));
     }
 
     #[test]
     fn perfect_inverted_and_constant_predictions_have_the_extreme_correlations() {
-        let of = |pairs: &[(usize, usize)]| Confusion::of(2, pairs.iter().copied()).expect("known").matthews();
+        let of =
+            |pairs: &[(usize, usize)]| Confusion::of(2, pairs.iter().copied()).expect("known").matthews();
         assert!(close(of(&[(0, 0), (1, 1), (1, 1)]), 1.0));
         assert!(close(of(&[(0, 1), (1, 0), (1, 0)]), -1.0));
         assert!(close(of(&[(0, 0), (1, 0), (1, 0)]), 0.0));
@@ -148,7 +152,10 @@ mod tests {
     #[test]
     fn no_cases_score_nothing_and_unknown_classes_are_told() {
         let none = Confusion::new(3);
-        assert_eq!((none.accuracy(), none.f1_macro(), none.f1_micro(None), none.matthews()), (0.0, 0.0, 0.0, 0.0));
+        assert_eq!(
+            (none.accuracy(), none.f1_macro(), none.f1_micro(None), none.matthews()),
+            (0.0, 0.0, 0.0, 0.0)
+        );
         assert!(Confusion::of(2, [(0, 2)]).is_none() && none.count(7, 0) == 0);
     }
 }

@@ -44,7 +44,11 @@ pub fn draw_confusion(path: &Path, title: &str, names: &[String], confusion: &Co
             let cases: u64 = (0..classes).map(|other| confusion.count(truth, other)).sum();
             let y = top + cell * truth as i32;
             let label = shortened(name);
-            root.draw_text(&label, &text_style(small, &BLACK, HPos::Right, VPos::Center), (left - 8, y + cell / 2))?;
+            root.draw_text(
+                &label,
+                &text_style(small, &BLACK, HPos::Right, VPos::Center),
+                (left - 8, y + cell / 2),
+            )?;
             let x = left + cell * truth as i32 + cell / 2;
             root.draw_text(&label, &text_style(small, &BLACK, HPos::Center, VPos::Center), (x, top - 10))?;
             for prediction in 0..classes {

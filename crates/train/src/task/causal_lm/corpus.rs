@@ -53,7 +53,8 @@ impl Corpus {
         if let (Some(cache), Some(report)) = (cache, documents.clean_report()?) {
             let path = cache.join("cleaning.json");
             let text = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
-            text.and_then(|text| std::fs::write(&path, text + "\n")).map_err(TrainError::io("write", &path))?;
+            text.and_then(|text| std::fs::write(&path, text + "\n"))
+                .map_err(TrainError::io("write", &path))?;
         }
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
