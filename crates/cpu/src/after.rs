@@ -67,37 +67,35 @@ impl After {
 /// One task's hand in it.
 pub(crate) struct Finish<'a> {
     args: &'a Args<'a>,
-    to: To<'a>,
-}
-
-enum To<'a> {
-    Result(u32),
-    Epilogue(Frame<'a>, &'a Stores),
+    after: &'a After,
+    frame: Option<Frame<'a>>,
 }
 
 impl<'a> Finish<'a> {
     pub(crate) fn new(after: &'a After, args: &'a Args<'a>, uniforms: &[u64]) -> Finish<'a> {
-        let to = match after {
-            After::Result(arg) => To::Result(*arg),
-            After::Epilogue(e) => To::Epilogue(Frame::new(&e.tape, args, uniforms), &e.stores),
+        let frame = match after {
+            After::Result(_) => None,
+            After::Epilogue(e) => Some(Frame::new(&e.tape, args, uniforms)),
         };
-        Finish { args, to }
+        Finish { args, after, frame }
     }
 
     /// Takes the elements of a product from number `start` on. No other task has the same ones.
     pub(crate) fn put<T: Element>(&mut self, mut start: usize, line: &[T]) {
-        match &mut self.to {
-            To::Result(arg) => {
+        match (self.after, &mut self.frame) {
+            (After::Result(arg), _) => {
                 // SAFETY: one task per element of the product.
                 unsafe { self.args.out::<T>(*arg).slice(start, line.len()) }.copy_from_slice(line);
             }
-            To::Epilogue(frame, stores) => {
+            (After::Epilogue(e), Some(frame)) => {
                 for block in line.chunks(frame.tape.block) {
                     frame.eval_product(start, block);
-                    stores.put(self.args, frame, start, block.len());
+                    e.stores.put(self.args, frame, start, block.len());
                     start += block.len();
                 }
             }
+            // An epilogue has a frame.
+            (After::Epilogue(_), None) => {}
         }
     }
 

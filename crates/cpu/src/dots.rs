@@ -187,11 +187,9 @@ impl Planes<'_> {
         });
         let mut sums: [[f32; LANES]; T] = std::array::from_fn(|t| self.sums[first + t]);
         for (i, place) in places.iter().enumerate() {
-            for t in 0..T {
-                for lane in 0..LANES {
-                    let x = seen[t][i][lane];
-                    let sum = &mut sums[t][lane];
-                    *sum = if FMA { place[lane].mul_add(x, *sum) } else { place[lane] * x + *sum };
+            for (sums, seen) in sums.iter_mut().zip(&seen) {
+                for ((sum, &x), &y) in sums.iter_mut().zip(&seen[i]).zip(place) {
+                    *sum = if FMA { y.mul_add(x, *sum) } else { y * x + *sum };
                 }
             }
         }

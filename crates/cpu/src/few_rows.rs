@@ -82,14 +82,14 @@ impl FewRows<'_> {
         let fma = |x: f32, y: f32, sum: f32| if FMA { x.mul_add(y, sum) } else { x * y + sum };
         for l in 0..k {
             let b = &self.b[self.b_at.skip_rows(l).offset as usize..][..self.count];
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let x = self.a[(row + r) * k + l];
                 if let Ok(b) = <&[f32; COLUMNS]>::try_from(b) {
-                    for (sum, &y) in sums[r].iter_mut().zip(b) {
+                    for (sum, &y) in sums.iter_mut().zip(b) {
                         *sum = fma(x, y, *sum);
                     }
                 } else {
-                    for (sum, &y) in sums[r].iter_mut().zip(b) {
+                    for (sum, &y) in sums.iter_mut().zip(b) {
                         *sum = fma(x, y, *sum);
                     }
                 }
