@@ -62,13 +62,37 @@ impl<T: Element, F: Fn(T, T) -> T> FoldRows<'_, T, F> {
             *out = lanes[0];
         }
     }
+
+    /// Rows of `R` elements, in the order of eight lanes.
+    #[inline(always)]
+    fn short<const R: usize>(self) {
+        for (out, row) in self.out.iter_mut().zip(self.x.as_chunks::<R>().0) {
+            let mut lanes = [self.identity; 8];
+            for (lane, &x) in lanes.iter_mut().zip(row) {
+                *lane = (self.f)(*lane, x);
+            }
+            let mut width = 8;
+            while width > 1 {
+                width /= 2;
+                for i in 0..width {
+                    lanes[i] = (self.f)(lanes[i], lanes[i + width]);
+                }
+            }
+            *out = lanes[0];
+        }
+    }
 }
 
 impl<T: Element, F: Fn(T, T) -> T> WithSimd for FoldRows<'_, T, F> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        if self.row < LANES { self.run::<8>() } else { self.run::<LANES>() }
+        match self.row {
+            2 => self.short::<2>(),
+            4 => self.short::<4>(),
+            row if row < LANES => self.run::<8>(),
+            _ => self.run::<LANES>(),
+        }
     }
 }
 

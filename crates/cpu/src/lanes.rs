@@ -174,6 +174,10 @@ impl<T: Pod> WithSimd for Spread<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
+        if self.row == 4 {
+            self.out.as_chunks_mut::<4>().0.iter_mut().zip(self.x).for_each(|(out, &x)| *out = [x; 4]);
+            return;
+        }
         for (out, &x) in self.out.chunks_exact_mut(self.row).zip(self.x) {
             let (chunks, rest) = out.as_chunks_mut::<16>();
             chunks.iter_mut().for_each(|chunk| *chunk = [x; 16]);

@@ -20,7 +20,11 @@ pub(crate) fn load<T: Element>(args: &Args<'_>, arg: u32, path: &Path, fill: T, 
         match run.at {
             None => to.fill(fill),
             Some((first, 0)) => to.fill(args.read_part(arg, first as usize, 1)[0]),
-            Some((first, 1)) => to.copy_from_slice(args.read_part(arg, first as usize, to.len())),
+            Some((first, 1)) => match (to, args.read_part(arg, first as usize, run.n)) {
+                // Rows of windows: a call would take longer than the copy.
+                ([to, next], &[x, y]) => (*to, *next) = (x, y),
+                (to, from) => to.copy_from_slice(from),
+            },
             Some((first, step)) => tile = Some(Tile { pos: run.pos, n: run.n, rows: 1, first, step }),
         }
     });
