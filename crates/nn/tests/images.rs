@@ -166,6 +166,26 @@ fn statistics_of_a_checkpointed_layer_are_those_of_a_plain_one() -> Outcome {
 }
 
 #[test]
+fn statistics_of_a_rounded_pass_are_computed_with_its_loss() -> Outcome {
+    let device = device();
+    let (plain, rounded) = (Net::new(&device), Net::new(&device));
+    for seed in 1..=2 {
+        let (x, ctx) = (numbers(&[2, 2, 4, 4], seed, &device), Context::train(0, 0));
+        let expected = plain.loss(&x, &ctx);
+        let loss = wgrad_tensor::checkpoint(&[&x], |x| rounded.loss(&x[0], &ctx)).autocast(DType::BF16);
+        eval(&[&expected, &loss])?;
+        let mean = of(&rounded.norm.running_mean);
+        assert!(mean.is_realized(), "the statistics are not computed with the loss");
+        for (got, want) in mean.to_f64_vec()?.iter().zip(of(&plain.norm.running_mean).to_f64_vec()?) {
+            // The convolution is rounded to 8 bits, so that they are near, but not the same.
+            assert!((got - want).abs() < 1e-2 && *got != want, "{got}, without rounding {want}");
+        }
+        assert_eq!(of(&rounded.norm.num_batches_tracked).to_vec::<i32>()?, [seed as i32]);
+    }
+    Ok(())
+}
+
+#[test]
 fn statistics_are_saved_and_loaded_but_not_trained() -> Outcome {
     let device = device();
     let (net, other) = (Net::new(&device), Net::new(&device));

@@ -32,6 +32,8 @@ impl Tensor {
     /// What has been computed from a product is another tensor in the new expression: ask for gradients of leaves. Loops,
     /// and in f16 functions with a gradient of their own, are left in `f32`. In f16, small gradients vanish unless the loss is scaled up.
     ///
+    /// What is computed [alongside](Tensor::alongside) is rewritten too: [`Tensor::outside`] of the old handle gives the new one.
+    ///
     /// ```
     /// # fn main() -> Result<(), wgrad_tensor::TensorError> {
     /// # let device: wgrad_tensor::DeviceHandle = std::sync::Arc::new(wgrad_cpu::CpuDevice::new());
@@ -60,7 +62,7 @@ impl Tensor {
 }
 
 fn rewritten(root: &Tensor, dtype: DType) -> Result<Tensor, TensorError> {
-    let trace = Trace::new(&[root], Until::Leaves)?;
+    let trace = with_companions(root)?;
     let halved = halved(&trace.graph, dtype)?;
     let mut tensors: Vec<Tensor> = Vec::with_capacity(halved.graph.nodes().len());
     for (node, origin) in halved.graph.nodes().iter().zip(&halved.origins) {
@@ -73,8 +75,38 @@ fn rewritten(root: &Tensor, dtype: DType) -> Result<Tensor, TensorError> {
             }
         });
     }
-    let node = trace.node(root).map(|id| halved.nodes[id.index()]);
-    Ok(node.and_then(|id| tensors.get(id.index()).cloned()).unwrap_or_else(|| root.clone()))
+    let new = |old: &Tensor| {
+        let node = trace.node(old).map(|id| halved.nodes[id.index()]);
+        node.and_then(|id| tensors.get(id.index()).cloned()).unwrap_or_else(|| old.clone())
+    };
+    let mut result = new(root);
+    // What the old expression would have computed alongside, the new one does, where a handle from before finds it.
+    for companion in trace.tensors.iter().filter_map(|tensor| tensor.0.companion.as_ref()) {
+        let rewritten = new(companion);
+        if !rewritten.is_same(companion) {
+            // Where an expression is rewritten twice, the first one counts.
+            let _ = companion.0.outside.set(rewritten.clone());
+            result = result.alongside(&rewritten);
+        }
+    }
+    Ok(result)
+}
+
+/// The graph of a tensor and of everything that is computed alongside.
+fn with_companions(root: &Tensor) -> Result<Trace, TensorError> {
+    let mut roots = vec![root.clone()];
+    loop {
+        let trace = Trace::new(&roots.iter().collect::<Vec<_>>(), Until::Leaves)?;
+        let known = roots.len();
+        for companion in trace.tensors.iter().filter_map(|tensor| tensor.0.companion.as_ref()) {
+            if trace.node(companion).is_none() && !roots.iter().any(|root| root.is_same(companion)) {
+                roots.push(companion.clone());
+            }
+        }
+        if roots.len() == known {
+            return Ok(trace);
+        }
+    }
 }
 
 /// A graph with products of 16-bit operands.
