@@ -163,6 +163,7 @@ struct Strip<'a, T: Kept> {
 
 impl<T: Kept> Strip<'_, T> {
     #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "what is borrowed lies in the results, not in this")]
     fn result(&self, i: usize) -> &mut [T] {
         // SAFETY: each line has its own elements, and one task.
         unsafe { self.out.slice((self.out_first + i as i64 * self.out_step) as usize, self.width) }

@@ -41,7 +41,7 @@ enum Plan {
     Conv(Box<ConvPlan>),
     ScatterAdd(wgrad_ir::ScatterAddKernel),
     Sort(wgrad_ir::SortKernel),
-    Cumulate(wgrad_ir::CumulateKernel),
+    Cumulate(Box<wgrad_ir::CumulateKernel>),
 }
 
 impl Plan {
@@ -54,7 +54,7 @@ impl Plan {
             Kernel::Conv(k) => Plan::Conv(Box::new(ConvPlan::new(k))),
             Kernel::ScatterAdd(k) => Plan::ScatterAdd(k.clone()),
             Kernel::Sort(k) => Plan::Sort(k.clone()),
-            Kernel::Cumulate(k) => Plan::Cumulate(k.clone()),
+            Kernel::Cumulate(k) => Plan::Cumulate(Box::new(k.clone())),
             Kernel::Attention(k) => Plan::Attention(Box::new(AttentionPlan::new(k))),
             Kernel::AttentionGrad(k) => Plan::AttentionGrad(Box::new(AttentionGradPlan::new(k))),
         }

@@ -48,7 +48,6 @@ impl FewRows<'_> {
 
     /// Columns whose elements are neighbours: scalar products.
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "an index stands for a register here")]
     fn dots<S: Simd, const R: usize, const C: usize>(&mut self, simd: S, row: usize, column: usize) {
         let k = self.k;
         let a: [&[f32]; R] = std::array::from_fn(|r| &self.a[(row + r) * k..][..k]);

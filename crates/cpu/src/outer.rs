@@ -95,7 +95,7 @@ impl Outer<'_> {
             let start = row;
             macro_rules! tiles {
                 ($n:literal, $more:expr) => {
-                    while row + $n <= end && $more(end - row) {
+                    while end - row >= $n && $more(end - row) {
                         self.part::<S, $n, V>(simd, runs, (first + row - start, l), (row, column));
                         row += $n;
                     }
@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn sums_of_outer_products_equal_their_definition() {
         let x: Vec<f32> = (0..20_000).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
-        let all: [(&[u32], &[(u32, u32)], usize, usize); 3] = [
+        type Case = (&'static [u32], &'static [(u32, u32)], usize, usize);
+        let all: [Case; 3] = [
             (&[0, 100, 40], &[(0, 3), (7, 29)], 33, 5),
             (&[8, 8], &[(0, 16)], 16, 100),
             (&[1], &[(2, 1)], 70, 3),

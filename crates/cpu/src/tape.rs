@@ -189,8 +189,8 @@ impl Tape {
     ) -> Tape {
         let pairs = pairs::find(exprs, uses.wanted, |a, b| constant[a] == constant[b]);
         let mut build = Build { pairs, ..Build::default() };
-        for e in 0..exprs.len() {
-            if constant[e] {
+        for (e, &constant) in constant.iter().enumerate() {
+            if constant {
                 build.push(e, exprs, &|map| Path::leading(map, outer), Span::Rows, uses);
             } else {
                 build.push(e, exprs, &Path::new, Span::Elements, uses);

@@ -125,7 +125,8 @@ fn convolutions_of_many_blocks_equal_their_naive_evaluation() {
     // Rows too long for one block, more filters than one block has, more terms than are summed up at once, many groups.
     let axis =
         |stride, dilation, before, after| ConvAxis { stride, dilation, before, after, ..ConvAxis::default() };
-    let all: [(&[ConvAxis], bool, &[usize], &[usize]); 8] = [
+    type Case<'a> = (&'a [ConvAxis], bool, &'a [usize], &'a [usize]);
+    let all: [Case<'_>; 8] = [
         (&[axis(1, 1, 1, 1)], false, &[1, 1, 2, 2500], &[1, 9, 2, 3]),
         (&[axis(2, 1, 3, 3)], false, &[1, 1, 3, 2100], &[1, 4, 3, 7]),
         (&[axis(1, 1, 1, 1); 2], false, &[1, 1, 70, 9, 11], &[1, 13, 70, 3, 3]),

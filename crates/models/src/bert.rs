@@ -391,7 +391,7 @@ pub(crate) fn first(x_btc: &Tensor) -> Tensor {
     x_btc.narrow(1, 0, 1).squeeze(1)
 }
 
-/// The mean cross-entropy over the labels `[..]` that are not [`IGNORED_LABEL`](crate::IGNORED_LABEL), for logits `[.., n]`; nothing is shifted.
+/// The mean cross-entropy over the labels `[..]` that are not [`IGNORED_LABEL`], for logits `[.., n]`; nothing is shifted.
 #[track_caller]
 pub fn token_loss(logits: &Tensor, labels: &Tensor) -> Tensor {
     cross_entropy(logits, labels, Some(IGNORED_LABEL))

@@ -125,7 +125,7 @@ impl KeyValueCache {
         let after_s = Tensor::arange(self.capacity, device).sub(self.here());
         let last = Tensor::constant(t as f64 - 1.0, DType::I32, device);
         let zero = Tensor::constant(0.0, DType::I32, device);
-        let new_s = after_s.ge(&zero).logical_and(&after_s.le(&last)).reshape([1, self.capacity, 1, 1]);
+        let new_s = after_s.ge(&zero).logical_and(after_s.le(&last)).reshape([1, self.capacity, 1, 1]);
         let put = |new: &Tensor, old: &Tensor| {
             let new = new.cast(old.dtype());
             let spread =
@@ -140,10 +140,10 @@ impl KeyValueCache {
         let device = self.starts.device();
         let key_s = Tensor::arange(self.capacity, device);
         let query_t1 = Tensor::arange(t, device).add(self.here()).unsqueeze(-1);
-        let mut see_bts = key_s.le(&query_t1).logical_and(&key_s.ge(&self.starts));
+        let mut see_bts = key_s.le(&query_t1).logical_and(key_s.ge(&self.starts));
         if let Some(window) = window {
             let first = query_t1.sub(Tensor::constant(window as f64, DType::I32, device));
-            see_bts = see_bts.logical_and(&key_s.gt(&first));
+            see_bts = see_bts.logical_and(key_s.gt(&first));
         }
         see_bts
     }
@@ -154,7 +154,7 @@ impl KeyValueCache {
         let zero = Tensor::constant(0.0, DType::I32, self.starts.device());
         // Tokens that pad the end of a pass may reach beyond the capacity.
         let last = Tensor::constant(self.capacity as f64 - 1.0, DType::I32, self.starts.device());
-        place_t.sub(&self.starts.squeeze(-1)).maximum(&zero).minimum(&last)
+        place_t.sub(self.starts.squeeze(-1)).maximum(&zero).minimum(&last)
     }
 
     /// The place of the next token; an input of programs.

@@ -88,6 +88,9 @@ enum Scaling {
     },
 }
 
+/// How many positions there are, and their cosines and sines.
+type Tables = (usize, [Tensor; 2]);
+
 /// Rotations by position of the first `r` elements of each head, in pairs `i` and `i + r/2`.
 #[derive(Clone, Debug)]
 pub(crate) struct Rotary {
@@ -97,7 +100,7 @@ pub(crate) struct Rotary {
     scaling: Scaling,
     device: DeviceHandle,
     /// The tables made last, with the number of their positions.
-    tables: Arc<Mutex<Option<(usize, [Tensor; 2])>>>,
+    tables: Arc<Mutex<Option<Tables>>>,
 }
 
 impl Rotary {

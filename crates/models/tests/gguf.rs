@@ -20,7 +20,8 @@ fn device() -> DeviceHandle {
 /// 16th value (every second one of 32) from the sixth on, and the sum of all times their numbers from 1.
 #[test]
 fn blocks_have_the_values_that_ggml_gives_them() {
-    let cases: [(GgmlType, usize, &[(usize, u16)], &[f32], f64); 5] = [
+    type Case<'a> = (GgmlType, usize, &'a [(usize, u16)], &'a [f32], f64);
+    let cases: [Case<'_>; 5] = [
         (GgmlType::Q4_0, 18, &[(0, 0x3800)], &[3.0, -4.0, -3.0, -2.0, -1.0, 0.0, -3.0, 2.5, 0.0, -2.0], 56.0),
         (
             GgmlType::Q4_1,

@@ -132,11 +132,14 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     tail.ends_with(last)
 }
 
+/// What is shown a layer and its path.
+type EachLinear<'a> = dyn FnMut(&str, &Linear) + 'a;
+
 /// Walks through a module and shows each parameter with its path.
 pub struct Visitor<'a> {
     path: String,
     each: &'a mut dyn FnMut(&str, &Param),
-    linears: Option<&'a mut dyn FnMut(&str, &Linear)>,
+    linears: Option<&'a mut EachLinear<'a>>,
 }
 
 impl<'a> Visitor<'a> {
@@ -146,10 +149,7 @@ impl<'a> Visitor<'a> {
     }
 
     /// A visitor that also calls `linears` with the path of every [`Linear`] and the layer.
-    pub(crate) fn of_linears(
-        each: &'a mut dyn FnMut(&str, &Param),
-        linears: &'a mut dyn FnMut(&str, &Linear),
-    ) -> Self {
+    pub(crate) fn of_linears(each: &'a mut dyn FnMut(&str, &Param), linears: &'a mut EachLinear<'a>) -> Self {
         Visitor { path: String::new(), each, linears: Some(linears) }
     }
 

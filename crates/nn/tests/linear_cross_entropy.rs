@@ -58,11 +58,15 @@ fn loss_and_gradients_equal_those_of_the_plain_form_for_every_chunk() -> Outcome
 }
 
 #[test]
-fn where_every_target_is_ignored_the_loss_is_not_a_number_as_in_pytorch() -> Outcome {
+fn where_every_target_is_ignored_the_loss_is_not_a_number_and_its_gradients_0_as_in_pytorch() -> Outcome {
     let device = device();
     let [hidden, weight, _] = operands(DType::F64, &device);
     let targets = Tensor::from_vec(vec![IGNORED; 15], [3, 5], &device);
-    assert!(linear_cross_entropy(&hidden, &weight, &targets, Some(IGNORED), 4).item()?.is_nan());
+    let loss = linear_cross_entropy(&hidden, &weight, &targets, Some(IGNORED), 4);
+    for gradient in grad(&loss, &[&hidden, &weight])? {
+        assert!(gradient.to_f64_vec()?.iter().all(|&g| g == 0.0));
+    }
+    assert!(loss.item()?.is_nan());
     Ok(())
 }
 

@@ -7,7 +7,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A Rust type of tensor elements: `f64`, `f32`, [`f16`], [`bf16`], `i32`, `u32`, `u8`, `bool`.
+/// A Rust type of tensor elements: `f64`, `f32`, [`struct@f16`], [`struct@bf16`], `i32`, `u32`, `u8`, `bool`.
 pub trait Element: Copy + Send + Sync + PartialEq + std::fmt::Debug + sealed::Sealed + 'static {
     /// The dtype that holds it.
     const DTYPE: DType;

@@ -72,9 +72,9 @@ pub enum Expr {
     Select(ExprId, ExprId, ExprId),
     /// Conversion to the node's dtype.
     Cast(ExprId),
-    /// The element of the product; in the epilogue of a [`MatMulKernel`] or [`ConvKernel`] only.
+    /// The element of the product; in the epilogue of a [`MatMulKernel`](crate::MatMulKernel) or [`ConvKernel`](crate::ConvKernel) only.
     Product,
-    /// The combination of a value over the inner axes of the row, the same for all its elements; in a [`RowKernel`] only.
+    /// The combination of a value over the inner axes of the row, the same for all its elements; in a [`RowKernel`](crate::RowKernel) only.
     Row(ReduceOp, ExprId),
 }
 

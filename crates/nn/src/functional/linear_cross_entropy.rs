@@ -86,19 +86,20 @@ fn forward(
     let constant = |value| Tensor::constant(value, dtype, device);
     let [n, _] = hidden_nc.dims::<2>();
     let [v, _] = weight_vc.dims::<2>();
-    // 1 for each position that counts, over their number.
-    let counted_n = match ignore_index {
+    // 1 over the number of positions that count. Where none does, the loss is 0/0, but each of its gradients a sum of nothing.
+    let (share, share_n1) = match ignore_index {
         Some(ignored) => {
             let ignored = Tensor::constant(f64::from(ignored), targets_n.dtype(), device);
-            targets_n.ne(&ignored).cast(dtype)
+            let counted_n = targets_n.ne(&ignored);
+            let share = counted_n.cast(dtype).sum_all().reciprocal();
+            let share_n = counted_n.where_(&share, &constant(0.0));
+            (share, share_n.unsqueeze(-1))
         }
-        None => Tensor::ones([n], dtype, device),
+        None => {
+            let share = constant(1.0 / n as f64);
+            (share.clone(), Tensor::ones([n, 1], dtype, device).mul(&share))
+        }
     };
-    let share = match ignore_index {
-        Some(_) => counted_n.sum_all().reciprocal(),
-        None => constant(1.0 / n as f64),
-    };
-    let share_n1 = counted_n.mul(&share).unsqueeze(-1);
     let (mut loss, mut grad_hidden, mut grad_weight) = (None::<Tensor>, Vec::new(), None::<Tensor>);
     for start in (0..n).step_by(chunk) {
         let part = |t: &Tensor| t.narrow(0, start, chunk.min(n - start));
@@ -113,6 +114,7 @@ fn forward(
         loss = Some(loss.map_or_else(|| part_loss.clone(), |sum| sum.add(&part_loss)));
         grad_weight = Some(grad_weight.map_or_else(|| part_weight.clone(), |sum| sum.add(&part_weight)));
     }
+    let loss = loss.map(|loss| loss.add(share.mul(constant(0.0))));
     let grad_hidden = Tensor::cat(&grad_hidden.iter().collect::<Vec<_>>(), 0);
     [loss, Some(grad_hidden), grad_weight].into_iter().flatten().collect()
 }
