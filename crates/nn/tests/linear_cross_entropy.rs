@@ -131,3 +131,37 @@ fn operands_that_do_not_fit_are_refused() {
     assert!(of(&hidden, &weight, &shown, 0).contains("chunks"));
     assert!(of(&hidden, &weight, &shown, 4).is_empty());
 }
+
+#[test]
+fn targets_that_are_no_classes_are_errors_wherever_they_hide() -> Outcome {
+    let device = device();
+    let x = Tensor::from_vec(vec![3.0f32, 1.0, 2.0, 5.0, 4.0, 6.0], [2, 3], &device);
+    let weight = Tensor::from_vec(vec![1.0f32; 9], [3, 3], &device);
+    let host = |ids: [i32; 2]| Tensor::from_vec(ids.to_vec(), [2], &device);
+    let options = wgrad_nn::functional::CrossEntropy::default();
+    // Behind an ignored one, and computed on the device.
+    let hidden = [
+        host([IGNORED, -1]),
+        host([-1, IGNORED]),
+        host([0, 1]).add(Tensor::constant(5.0, DType::I32, &device)),
+    ];
+    for targets in &hidden {
+        for loss in [
+            cross_entropy(&x, targets, Some(IGNORED)),
+            wgrad_nn::functional::cross_entropy_with(&x, targets, &options),
+            linear_cross_entropy(&x, &weight, targets, Some(IGNORED), 1),
+        ] {
+            assert!(loss.item().is_err());
+        }
+    }
+    for targets in [host([IGNORED, 1]), host([0, 1]).add(Tensor::constant(1.0, DType::I32, &device))] {
+        let known = targets.to_vec::<i32>()?;
+        let expected = cross_entropy(&x, &host([known[0].max(0), 1 + i32::from(known[0] == 1)]), None);
+        let loss = cross_entropy(&x, &targets, Some(IGNORED)).item()?;
+        assert!(
+            loss.is_finite() && (known[0] == IGNORED || (loss - expected.item()?).abs() < 1e-6),
+            "{loss}"
+        );
+    }
+    Ok(())
+}

@@ -7,7 +7,7 @@ use wgrad_tensor::{Backward, Tensor, TensorError, call, trace_function_with_grad
 
 use super::{
     known::Known,
-    loss::{cross_entropy, misfit},
+    loss::{checked, cross_entropy, misfit},
 };
 
 /// [`cross_entropy`] of the logits `hidden weightᵀ`, which never exist as a whole: they are computed for `chunk` positions at a time,
@@ -57,6 +57,7 @@ pub fn linear_cross_entropy(
     if n == 0 || *v == 0 {
         return cross_entropy(&hidden.matmul(&weight_vc.t()), targets, ignore_index);
     }
+    let targets = checked(targets, *v, ignore_index);
     let operands = [&hidden.reshape([n, *c]), weight_vc, &targets.reshape([n])];
     static KNOWN: Known<(DType, Shape, Shape, DType, Option<i32>, usize)> = Known::new();
     let shapes = (operands[0].shape().clone(), weight_vc.shape().clone());

@@ -10,7 +10,7 @@ use crate::functional::like;
 /// `logits [.., classes]` (float), `targets [..]` (i32 class numbers). The logarithm is taken of the shifted exponentials, so that
 /// large logits do not overflow, and the target's entry is selected by comparison, so that nothing is gathered or scattered in
 /// either direction. Where every target is ignored the result is 0/0, NaN, as in PyTorch. Targets outside of the
-/// classes that the host can see are an error that the result carries.
+/// classes are an error: one that the result carries where the host can see them, else one of its evaluation.
 #[track_caller]
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: Option<i32>) -> Tensor {
     let (dtype, device) = (logits.dtype(), logits.device());
@@ -23,6 +23,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: Option<i32
     {
         return logits.invalid("cross_entropy", message);
     }
+    let targets = &checked(targets, *classes, ignore_index);
     let zero = Tensor::constant(0.0, dtype, device);
     let targets = targets.unsqueeze(-1);
     let mut hit = targets.eq(Tensor::arange(*classes, device));
@@ -56,6 +57,27 @@ pub(in crate::functional) fn misfit(
     let counts = |target: i64| ignore_index.is_none_or(|ignored| target != i64::from(ignored));
     let bad = low < 0 && counts(low) || high >= classes as i64 && counts(high);
     bad.then(|| format!("targets lie in {low}..={high}, but there are {classes} classes"))
+}
+
+/// The same targets. Where the host does not know them all to be classes, those that count are looked up among these on the device,
+/// so that one that is none is an error of the evaluation, not a position without a gradient.
+#[track_caller]
+pub(in crate::functional) fn checked(targets: &Tensor, classes: usize, ignore_index: Option<i32>) -> Tensor {
+    let known = targets.int_range().is_some_and(|(low, high)| low >= 0 && high < classes as i64);
+    if known || classes == 0 || targets.error().is_some() || !targets.dtype().is_int() {
+        return targets.clone();
+    }
+    let numbers = Tensor::arange(classes, targets.device()).cast(targets.dtype()).reshape([classes, 1]);
+    let of = |targets: &Tensor| numbers.embedding(targets).squeeze(-1);
+    match ignore_index {
+        Some(ignored) => {
+            let counted = targets.ne(f64::from(ignored));
+            // A product, of whose range the host claims nothing.
+            let some = of(&targets.mul(counted.cast(targets.dtype())));
+            counted.where_(&some, targets)
+        }
+        None => of(targets),
+    }
 }
 
 /// What [`cross_entropy_with`] and [`nll_loss`] may be told besides their operands.
@@ -209,7 +231,7 @@ impl Classes {
         let zero = like(0.0, logs);
         let number =
             Tensor::arange(self.count, logs.device()).cast(targets.dtype()).reshape(self.along.clone());
-        let targets = targets.cast(targets.dtype()).unsqueeze(axis);
+        let targets = checked(targets, self.count, options.ignore_index).unsqueeze(axis);
         let counted = options.ignore_index.map(|ignored| targets.ne(f64::from(ignored)));
         let hit = match &counted {
             Some(counted) => targets.eq(number).logical_and(counted),
@@ -279,6 +301,7 @@ pub fn multi_margin_loss(
     if !(1..=2).contains(&p) {
         return scores.invalid(NAME, format!("expects p of 1 or 2, got {p}"));
     }
+    let targets = checked(targets, classes, None);
     let zero = like(0.0, scores);
     let hit = targets.unsqueeze(1).eq(Tensor::arange(classes, scores.device()).cast(targets.dtype()));
     let pick = |x: &Tensor| hit.where_(x, &zero).sum(&[1], true);

@@ -11,10 +11,10 @@ use wgrad_tensor::Tensor;
 pub use binary::{
     binary_cross_entropy, binary_cross_entropy_with_logits, dice_loss, hinge_loss, sigmoid_focal_loss,
 };
-pub(in crate::functional) use classification::misfit;
 pub use classification::{
     CrossEntropy, cross_entropy, cross_entropy_with, kl_div, multi_margin_loss, nll_loss,
 };
+pub(in crate::functional) use classification::{checked, misfit};
 pub use embedding::{
     cosine_embedding_loss, hinge_embedding_loss, info_nce, margin_ranking_loss, pairwise_distance,
     triplet_margin_loss,
