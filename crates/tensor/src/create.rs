@@ -103,7 +103,7 @@ impl Tensor {
         counter.mul(step).add(start)
     }
 
-    /// `steps` numbers from `start` to `end`, both included, in equal steps (float).
+    /// `steps` numbers from `start` to `end`, both included, in equal steps (float); a single one is `start`.
     #[track_caller]
     pub fn linspace(start: f64, end: f64, steps: usize, dtype: DType, device: &DeviceHandle) -> Tensor {
         let step = if steps > 1 { (end - start) / (steps - 1) as f64 } else { 0.0 };
@@ -114,7 +114,7 @@ impl Tensor {
         // From both ends to the middle, so that the last one is exact too.
         let front = counter.cast(dtype);
         let back = counter.flip(&[0]).cast(dtype);
-        let first = counter.lt(Tensor::constant((steps / 2) as f64, DType::I32, device));
+        let first = counter.lt(Tensor::constant((steps / 2).max(1) as f64, DType::I32, device));
         first.where_(&front.mul(step).add(start), &back.mul(-step).add(end))
     }
 

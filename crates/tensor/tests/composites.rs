@@ -176,6 +176,8 @@ fn subscripts_that_do_not_fit_are_errors_that_say_why() {
         }
     }
     assert!(Tensor::einsum("", &[]).error().is_some());
+    let [floats, integers] = [DType::F32, DType::I32].map(|dtype| Tensor::ones([2, 2], dtype, &cpu()));
+    assert!(Tensor::einsum("ij,jk->ik", &[&floats, &integers]).error().is_some());
 }
 
 #[test]
@@ -229,6 +231,7 @@ fn ranges_end_where_they_should() {
     assert_eq!(range(1.0, 2.0, 0.25).to_vec::<f64>().unwrap(), [1.0, 1.25, 1.5, 1.75]);
     assert_eq!(range(3.0, 0.0, -2.0).to_vec::<f64>().unwrap(), [3.0, 1.0]);
     assert!(range(0.0, 1.0, 0.0).error().is_some() && range(0.0, 1.0, -1.0).error().is_some());
+    assert_eq!(Tensor::linspace(3.0, 9.0, 1, DType::F32, &device).to_vec::<f32>().unwrap(), [3.0]);
     let line = Tensor::linspace(-1.0, 0.3, 8, DType::F32, &device).to_vec::<f32>().unwrap();
     assert_eq!((line[0], line[7], line.len()), (-1.0, 0.3, 8));
     assert_eq!(

@@ -48,10 +48,10 @@ impl Tensor {
     }
 
     /// The elements limited to `[min, max]`; the gradient is that of the identity from `min` to `max`, both included, else 0.
-    /// The limits are parameters of the program.
+    /// Where `min` is above `max`, all elements are `max`, as in PyTorch. The limits are parameters of the program.
     #[track_caller]
     pub fn clamp(&self, min: f64, max: f64) -> Tensor {
-        let min = Tensor::scalar(min, self.dtype(), self.device());
+        let min = Tensor::scalar(if min > max { max } else { min }, self.dtype(), self.device());
         let max = Tensor::scalar(max, self.dtype(), self.device());
         let floored = self.lt(&min).where_(&min, self);
         self.gt(&max).where_(&max, &floored)

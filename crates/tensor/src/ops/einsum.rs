@@ -161,7 +161,9 @@ fn once(operand: &Tensor, mut labels: Vec<Label>) -> Result<Labelled, String> {
 
 impl Labelled {
     fn extent(&self, label: Label) -> Option<usize> {
-        self.labels.iter().position(|&l| l == label).map(|axis| self.tensor.shape()[axis])
+        // A tensor that carries an error has no axes.
+        let axis = self.labels.iter().position(|&l| l == label)?;
+        self.tensor.shape().dims().get(axis).copied()
     }
 
     #[track_caller]
