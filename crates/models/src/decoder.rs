@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 
 use wgrad_nn::{
-    Context, Initializer,
-    functional::{Attention, scaled_dot_product_attention},
+    Context, Embedding, Initializer, Linear,
+    functional::{Attention, linear_cross_entropy, scaled_dot_product_attention},
 };
 use wgrad_tensor::{DType, Tensor, checkpoint};
 
@@ -35,6 +35,51 @@ impl InitScheme {
             InitScheme::ScaledResiduals => (normal(std), normal(std / (2.0 * layers as f64).sqrt())),
         }
     }
+}
+
+/// The output layer: `x [.., c]` to `[.., v]` by `head`, or by the token table where they are tied.
+#[track_caller]
+pub(crate) fn logits(x: &Tensor, head: Option<&Linear>, table: &Embedding) -> Tensor {
+    match head {
+        Some(head) => head.forward(x),
+        None => x.matmul(&table.weight.tensor().t()),
+    }
+}
+
+/// The mean cross-entropy of [`logits`] with the next tokens, of which only those of `chunk` positions exist at one time.
+#[track_caller]
+pub(crate) fn next_token_loss_in_chunks(
+    x_btc: &Tensor,
+    (head, table): (Option<&Linear>, &Embedding),
+    targets_bt: &Tensor,
+    chunk: usize,
+) -> Tensor {
+    let weight = head.map_or(&table.weight, |head| &head.weight);
+    linear_cross_entropy(x_btc, &weight.tensor(), targets_bt, None, chunk)
+}
+
+/// The residual stream of whole texts: what `run` shows of it before each block, and what it ends with.
+#[track_caller]
+pub(crate) fn hidden_states(
+    attention_mask: Option<&Tensor>,
+    ctx: &Context,
+    run: impl FnOnce(&Pass<'_>, &mut dyn FnMut(&Tensor)) -> Tensor,
+) -> Vec<Tensor> {
+    let mut states = Vec::new();
+    let last = run(&Pass::whole(attention_mask, false, ctx), &mut |x| states.push(x.clone()));
+    states.push(last);
+    states
+}
+
+/// What `run` makes of what comes next in a cache, which then holds that too.
+#[track_caller]
+pub(crate) fn transform_next(cache: &mut KeyValueCache, run: impl FnOnce(&Pass<'_>) -> Tensor) -> Tensor {
+    let ctx = Context::eval();
+    let pass = Pass::next(cache, &ctx);
+    let x_btc = run(&pass);
+    let kept = pass.into_kept();
+    cache.take(kept);
+    x_btc
 }
 
 /// How a block's attention weighs keys.

@@ -7,14 +7,14 @@ use std::path::Path;
 
 use wgrad_nn::{
     Activation, Context, Conv1D, Dropout, Embedding, Init, Initializer, LayerNorm, Linear, Module,
-    functional::{cross_entropy, linear_cross_entropy},
+    functional::cross_entropy,
 };
 use wgrad_runtime::DeviceHandle;
 use wgrad_tensor::Tensor;
 
 use crate::{
     CacheSpec, CausalLanguageModel, InitScheme, KeyValueCache, ModelError, causal_loss,
-    decoder::{Pass, Weighing},
+    decoder::{self, Pass, Weighing},
     pretrained::{self, Weights, check_parameters, check_room},
 };
 
@@ -82,19 +82,12 @@ impl Gpt2LMHead {
         attention_mask: Option<&Tensor>,
         ctx: &Context,
     ) -> Vec<Tensor> {
-        let mut states = Vec::with_capacity(self.transformer.h.len() + 1);
-        let pass = Pass::whole(attention_mask, false, ctx);
-        let last = self.transformer.run(ids_bt, &pass, |x| states.push(x.clone()));
-        states.push(last);
-        states
+        decoder::hidden_states(attention_mask, ctx, |pass, before| self.transformer.run(ids_bt, pass, before))
     }
 
     /// The output layer: `[.., c]` to `[.., v]`.
     pub fn logits(&self, x: &Tensor) -> Tensor {
-        match &self.lm_head {
-            Some(lm_head) => lm_head.forward(x),
-            None => x.matmul(&self.transformer.wte.weight.tensor().t()),
-        }
+        decoder::logits(x, self.lm_head.as_ref(), &self.transformer.wte)
     }
 
     /// See [`causal_loss`].
@@ -110,11 +103,11 @@ impl Gpt2LMHead {
     }
 
     /// As [`Gpt2LMHead::next_token_loss`] of the logits of `x_btc`, the residual stream after the final norm (the result of
-    /// [`Gpt2Model::forward`]), of which only those of `chunk` positions exist at one time: see [`linear_cross_entropy`].
+    /// [`Gpt2Model::forward`]), of which only those of `chunk` positions exist at one time: see [`wgrad_nn::functional::linear_cross_entropy`].
     #[track_caller]
     pub fn next_token_loss_in_chunks(&self, x_btc: &Tensor, targets_bt: &Tensor, chunk: usize) -> Tensor {
-        let weight = self.lm_head.as_ref().map_or(&self.transformer.wte.weight, |lm_head| &lm_head.weight);
-        linear_cross_entropy(x_btc, &weight.tensor(), targets_bt, None, chunk)
+        let output = (self.lm_head.as_ref(), &self.transformer.wte);
+        decoder::next_token_loss_in_chunks(x_btc, output, targets_bt, chunk)
     }
 
     /// Reads a folder of `config.json` and `model.safetensors` as Hugging Face writes them, with or without the prefix
@@ -187,12 +180,7 @@ impl CausalLanguageModel for Gpt2LMHead {
     }
 
     fn transform_next(&self, ids_bt: &Tensor, cache: &mut KeyValueCache) -> Tensor {
-        let ctx = Context::eval();
-        let pass = Pass::next(cache, &ctx);
-        let x_btc = self.transformer.run(ids_bt, &pass, |_| ());
-        let kept = pass.into_kept();
-        cache.take(kept);
-        x_btc
+        decoder::transform_next(cache, |pass| self.transformer.run(ids_bt, pass, |_| ()))
     }
 
     fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError> {

@@ -5,16 +5,13 @@
 
 use std::path::Path;
 
-use wgrad_nn::{
-    Activation, Context, Dropout, Embedding, Init, Initializer, LayerNorm, Linear, Module,
-    functional::linear_cross_entropy,
-};
+use wgrad_nn::{Activation, Context, Dropout, Embedding, Init, Initializer, LayerNorm, Linear, Module};
 use wgrad_runtime::DeviceHandle;
 use wgrad_tensor::Tensor;
 
 use crate::{
     CacheSpec, CausalLanguageModel, InitScheme, KeyValueCache, ModelError,
-    decoder::{Pass, Weighing},
+    decoder::{self, Pass, Weighing},
     pretrained::{self, Weights, check_parameters, check_room},
     rotary::Rotary,
 };
@@ -83,18 +80,15 @@ impl GptNeoXForCausalLM {
     /// The output layer: `[.., c]` to `[.., v]`.
     #[track_caller]
     pub fn logits(&self, x: &Tensor) -> Tensor {
-        match &self.embed_out {
-            Some(embed_out) => embed_out.forward(x),
-            None => x.matmul(&self.gpt_neox.embed_in.weight.tensor().t()),
-        }
+        decoder::logits(x, self.embed_out.as_ref(), &self.gpt_neox.embed_in)
     }
 
     /// The mean cross-entropy of the logits of `x_btc`, the result of [`GptNeoXModel::forward`], with the next tokens `[b, t]`, of which
-    /// only those of `chunk` positions exist at one time: see [`linear_cross_entropy`].
+    /// only those of `chunk` positions exist at one time: see [`wgrad_nn::functional::linear_cross_entropy`].
     #[track_caller]
     pub fn next_token_loss_in_chunks(&self, x_btc: &Tensor, targets_bt: &Tensor, chunk: usize) -> Tensor {
-        let weight = self.embed_out.as_ref().map_or(&self.gpt_neox.embed_in.weight, |out| &out.weight);
-        linear_cross_entropy(x_btc, &weight.tensor(), targets_bt, None, chunk)
+        let output = (self.embed_out.as_ref(), &self.gpt_neox.embed_in);
+        decoder::next_token_loss_in_chunks(x_btc, output, targets_bt, chunk)
     }
 
     /// Reads a folder of `config.json` and `model.safetensors` (whole or in shards) as Hugging Face writes them; weights become f32.
@@ -151,11 +145,7 @@ impl CausalLanguageModel for GptNeoXForCausalLM {
     }
 
     fn hidden_states(&self, ids_bt: &Tensor, mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor> {
-        let mut states = Vec::new();
-        let pass = Pass::whole(mask, false, ctx);
-        let last = self.gpt_neox.run(ids_bt, &pass, |x| states.push(x.clone()));
-        states.push(last);
-        states
+        decoder::hidden_states(mask, ctx, |pass, before| self.gpt_neox.run(ids_bt, pass, before))
     }
 
     fn logits(&self, x: &Tensor) -> Tensor {
@@ -172,12 +162,7 @@ impl CausalLanguageModel for GptNeoXForCausalLM {
     }
 
     fn transform_next(&self, ids_bt: &Tensor, cache: &mut KeyValueCache) -> Tensor {
-        let ctx = Context::eval();
-        let pass = Pass::next(cache, &ctx);
-        let x_btc = self.gpt_neox.run(ids_bt, &pass, |_| ());
-        let kept = pass.into_kept();
-        cache.take(kept);
-        x_btc
+        decoder::transform_next(cache, |pass| self.gpt_neox.run(ids_bt, pass, |_| ()))
     }
 
     fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError> {

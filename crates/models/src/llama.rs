@@ -7,16 +7,13 @@
 
 use std::path::Path;
 
-use wgrad_nn::{
-    Activation, Context, Embedding, Init, Initializer, Linear, Module, RMSNorm,
-    functional::linear_cross_entropy,
-};
+use wgrad_nn::{Activation, Context, Embedding, Init, Initializer, Linear, Module, RMSNorm};
 use wgrad_runtime::DeviceHandle;
 use wgrad_tensor::Tensor;
 
 use crate::{
     CacheSpec, CausalLanguageModel, InitScheme, KeyValueCache, ModelError,
-    decoder::{Pass, Weighing},
+    decoder::{self, Pass, Weighing},
     pretrained::{self, Weights, check_parameters, check_room},
     rotary::Rotary,
 };
@@ -85,18 +82,15 @@ impl LlamaForCausalLM {
     /// The output layer: `[.., c]` to `[.., v]`.
     #[track_caller]
     pub fn logits(&self, x: &Tensor) -> Tensor {
-        match &self.lm_head {
-            Some(lm_head) => lm_head.forward(x),
-            None => x.matmul(&self.model.embed_tokens.weight.tensor().t()),
-        }
+        decoder::logits(x, self.lm_head.as_ref(), &self.model.embed_tokens)
     }
 
     /// The mean cross-entropy of the logits of `x_btc`, the result of [`LlamaModel::forward`], with the next tokens `[b, t]`, of which
-    /// only those of `chunk` positions exist at one time: see [`linear_cross_entropy`].
+    /// only those of `chunk` positions exist at one time: see [`wgrad_nn::functional::linear_cross_entropy`].
     #[track_caller]
     pub fn next_token_loss_in_chunks(&self, x_btc: &Tensor, targets_bt: &Tensor, chunk: usize) -> Tensor {
-        let weight = self.lm_head.as_ref().map_or(&self.model.embed_tokens.weight, |lm_head| &lm_head.weight);
-        linear_cross_entropy(x_btc, &weight.tensor(), targets_bt, None, chunk)
+        let output = (self.lm_head.as_ref(), &self.model.embed_tokens);
+        decoder::next_token_loss_in_chunks(x_btc, output, targets_bt, chunk)
     }
 
     /// Reads a folder of `config.json` and `model.safetensors` (whole or in shards) as Hugging Face writes them; weights become f32.
@@ -151,11 +145,7 @@ impl CausalLanguageModel for LlamaForCausalLM {
     }
 
     fn hidden_states(&self, ids_bt: &Tensor, mask: Option<&Tensor>, ctx: &Context) -> Vec<Tensor> {
-        let mut states = Vec::new();
-        let pass = Pass::whole(mask, false, ctx);
-        let last = self.model.run(ids_bt, &pass, |x| states.push(x.clone()));
-        states.push(last);
-        states
+        decoder::hidden_states(mask, ctx, |pass, before| self.model.run(ids_bt, pass, before))
     }
 
     fn logits(&self, x: &Tensor) -> Tensor {
@@ -172,12 +162,7 @@ impl CausalLanguageModel for LlamaForCausalLM {
     }
 
     fn transform_next(&self, ids_bt: &Tensor, cache: &mut KeyValueCache) -> Tensor {
-        let ctx = Context::eval();
-        let pass = Pass::next(cache, &ctx);
-        let x_btc = self.model.run(ids_bt, &pass, |_| ());
-        let kept = pass.into_kept();
-        cache.take(kept);
-        x_btc
+        decoder::transform_next(cache, |pass| self.model.run(ids_bt, pass, |_| ()))
     }
 
     fn save_pretrained(&self, dir: &Path) -> Result<(), ModelError> {
