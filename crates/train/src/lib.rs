@@ -48,5 +48,8 @@ pub use self::task::causal_lm::{CausalLmRecipe, Gpt2Recipe, ModelKind, TextRecip
 pub use self::task::image_classification::{
     CnnRecipe, ImageClassificationRecipe, ImageDataRecipe, ImageModelKind, ImageTask,
 };
+pub use self::task::text::{
+    BertRecipe, LabelledTextRecipe, MaskedLmOptions, MaskedLmRecipe, SequenceClassificationRecipe,
+};
 pub use self::task::{Measured, TaskKind, TaskOptions, TaskRecipe, Units};
 pub use self::trainer::{Outcome, ProfileOptions, RunOptions, resume, train};

@@ -5,6 +5,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod causal_lm;
+pub(crate) mod text;
 pub(crate) mod image_classification;
 
 use std::path::{Path, PathBuf};
@@ -91,6 +92,10 @@ macro_rules! tasks {
 tasks! {
     /// Predicting the next token of a text.
     "causal-lm" => CausalLm(causal_lm::CausalLmRecipe),
+    /// Guessing hidden tokens of a text.
+    "masked-lm" => MaskedLm(text::MaskedLmRecipe),
+    /// Telling classes of texts.
+    "sequence-classification" => SequenceClassification(text::SequenceClassificationRecipe),
     /// Telling what an image shows.
     "image-classification" => ImageClassification(image_classification::ImageClassificationRecipe),
 }

@@ -97,7 +97,7 @@ impl Validation {
     }
 }
 
-fn stream(
+pub(in crate::task) fn stream(
     documents: &Documents,
     tokenizer: &Tokenizer,
     cache: Option<&Path>,
@@ -110,7 +110,7 @@ fn stream(
 }
 
 /// Length and CRC-32 of a stream's ids: equal for equal streams, wherever they are stored.
-pub(super) fn fingerprint(stream: &TokenStream) -> Result<(u64, u32)> {
+pub(in crate::task) fn fingerprint(stream: &TokenStream) -> Result<(u64, u32)> {
     const BLOCK: usize = 1 << 16;
     let mut hasher = crc32fast::Hasher::new();
     let mut bytes = Vec::with_capacity(BLOCK * 4);

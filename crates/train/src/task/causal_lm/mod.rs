@@ -1,6 +1,6 @@
 //! Language models that predict the next token.
 
-mod corpus;
+pub(super) mod corpus;
 mod evaluate;
 mod recipe;
 

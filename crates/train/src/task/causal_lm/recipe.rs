@@ -80,7 +80,7 @@ pub struct TextRecipe {
 
 impl TextRecipe {
     /// The folder that patterns are relative to.
-    pub(super) fn root(&self) -> &Path {
+    pub(in crate::task) fn root(&self) -> &Path {
         self.root.as_deref().unwrap_or(Path::new(""))
     }
 }
