@@ -20,7 +20,7 @@ max_position_embeddings = 24
 [data]
 train = { files = ["train.tsv"], columns = ["text", "label"] }
 validation = { files = ["validation.tsv"], columns = ["text", "label"] }
-tokenizer = { kind = "wordpiece", vocab_size = 60 }
+tokenizer = { kind = "wordpiece", vocab_size = 120 }
 max_length = 16
 pad_to_multiple_of = 4
 [optimizer]
@@ -44,7 +44,7 @@ hidden_size = 16
 [data]
 train = { files = ["train.tsv"], column = "text", clean = { duplicates = true } }
 validation = { files = ["validation.tsv"], column = "text" }
-tokenizer = { kind = "wordpiece", vocab_size = 60 }
+tokenizer = { kind = "wordpiece", vocab_size = 120 }
 [optimizer]
 name = "adamw"
 lr = 5e-3
@@ -129,7 +129,7 @@ fn a_masked_language_model_learns_and_starts_a_classifier() {
         "num_hidden_layers = 1\nnum_attention_heads = 2\nhidden_size = 16\nmax_position_embeddings = 24",
         &format!("pretrained = '{}'", folder.display()),
     );
-    let text = text.replace("tokenizer = { kind = \"wordpiece\", vocab_size = 60 }\n", "");
+    let text = text.replace("tokenizer = { kind = \"wordpiece\", vocab_size = 120 }\n", "");
     let tuned = dir.path().join("tuned");
     train(recipe(dir.path(), &text, &["train.steps=20"]), Some(&tuned), options()).expect("tuned");
     assert_eq!(validation(&tuned).len(), 1);

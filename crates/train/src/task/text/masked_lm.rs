@@ -51,7 +51,11 @@ impl TaskSpec for MaskedLmRecipe {
         check("data.tokenizer", self.model.pretrained.is_none() || own, "another one", || {
             "absent: model.pretrained has its own".into()
         })?;
+        let longest = self.model.pretrained.is_none().then(|| self.model.config(1).max_position_embeddings);
         let context = *train.context.get_or_insert(self.model.max_position_embeddings.unwrap_or(128));
+        check("train.context", longest.is_none_or(|longest| context <= longest), context, || {
+            format!("at most model.max_position_embeddings, {}", longest.unwrap_or_default())
+        })?;
         check("train.context", context > 2, context, || "3 or more: two tokens frame the text".into())?;
         positive("train.validation_windows", *train.validation_windows.get_or_insert(200))
     }
