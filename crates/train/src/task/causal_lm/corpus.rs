@@ -46,16 +46,8 @@ impl Corpus {
         cache: Option<&Path>,
         warn: &mut dyn FnMut(String),
     ) -> Result<Self> {
-        if let Some(cache) = cache {
-            std::fs::create_dir_all(cache).map_err(TrainError::io("make", cache))?;
-        }
         let documents = data.train.resolve(data.root())?;
-        if let (Some(cache), Some(report)) = (cache, documents.clean_report()?) {
-            let path = cache.join("cleaning.json");
-            let text = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
-            text.and_then(|text| std::fs::write(&path, text + "\n"))
-                .map_err(TrainError::io("write", &path))?;
-        }
+        report_cleaning(&documents, cache)?;
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
             None => data.tokenizer.build(&documents, data.root())?,
@@ -97,6 +89,17 @@ impl Validation {
     }
 }
 
+/// Makes the folder of streams, and tells there by `cleaning.json` what cleaning does to a text.
+pub(in crate::task) fn report_cleaning(documents: &Documents, cache: Option<&Path>) -> Result<()> {
+    let Some(cache) = cache else { return Ok(()) };
+    std::fs::create_dir_all(cache).map_err(TrainError::io("make", cache))?;
+    let Some(report) = documents.clean_report()? else { return Ok(()) };
+    let path = cache.join("cleaning.json");
+    let text = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
+    text.and_then(|text| std::fs::write(&path, text + "\n")).map_err(TrainError::io("write", &path))
+}
+
+/// The ids of a text, kept in `cache` where there is one.
 pub(in crate::task) fn stream(
     documents: &Documents,
     tokenizer: &Tokenizer,

@@ -17,7 +17,7 @@ use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Sections, Trai
 use crate::scores::perplexity;
 use crate::task::batch::{Batch, Column, HostBatch};
 use crate::task::causal_lm::TextRecipe;
-use crate::task::causal_lm::corpus::{fingerprint, stream};
+use crate::task::causal_lm::corpus::{fingerprint, report_cleaning, stream};
 use crate::task::{BatchMaker, Measured, Opening, Task, TaskKind, TaskRecipe, TaskSpec, Units, check_room};
 
 /// `[task]`, `[model]` and `[data]` of a masked language model.
@@ -101,13 +101,13 @@ impl TaskSpec for MaskedLmRecipe {
             Opening::Resume { cache, .. } => Some(*cache),
             _ => None,
         };
-        if let Some(cache) = cache {
-            std::fs::create_dir_all(cache).map_err(TrainError::io("make", cache))?;
-        }
         let documents = match opening {
             Opening::Evaluate { .. } => None,
             _ => Some(data.train.resolve(root)?),
         };
+        if let Some(documents) = &documents {
+            report_cleaning(documents, cache)?;
+        }
         let (model, tokenizer) = match (opening, &documents, &pretrained) {
             (Opening::Resume { checkpoint: folder, .. } | Opening::Evaluate { folder }, ..) => {
                 (BertForMaskedLM::from_pretrained(folder, device)?, Tokenizer::load(folder)?)
