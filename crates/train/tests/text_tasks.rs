@@ -157,10 +157,11 @@ fn what_does_not_fit_is_refused_before_training() {
         let path = dir.path().join("task.toml");
         fs::write(&path, text).expect("written");
         let settings: Vec<_> = settings.iter().map(|text| text.parse().expect("key=value")).collect();
-        let trained = Recipe::from_file(&path, &settings).map_err(|error| error.to_string()).and_then(|recipe| {
-            let out = tempfile::tempdir().expect("a temporary folder");
-            train(recipe, Some(out.path()), options()).map_err(|error| error.to_string())
-        });
+        let trained =
+            Recipe::from_file(&path, &settings).map_err(|error| error.to_string()).and_then(|recipe| {
+                let out = tempfile::tempdir().expect("a temporary folder");
+                train(recipe, Some(out.path()), options()).map_err(|error| error.to_string())
+            });
         trained.map(|_| ()).expect_err("refused")
     };
     assert!(error(CLASSIFIER, &["train.context=8"]).contains("train.context"));

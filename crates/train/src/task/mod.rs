@@ -5,8 +5,8 @@
 
 pub(crate) mod batch;
 pub(crate) mod causal_lm;
-pub(crate) mod text;
 pub(crate) mod image_classification;
+pub(crate) mod text;
 
 use std::path::{Path, PathBuf};
 

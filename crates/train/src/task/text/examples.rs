@@ -31,8 +31,7 @@ impl Examples {
         labels: &Labels,
         pad: u32,
     ) -> wgrad_data::Result<Self> {
-        let mut examples =
-            Self { table, encoder, pad, lengths: Vec::new(), classes: Vec::new(), crc: 0 };
+        let mut examples = Self { table, encoder, pad, lengths: Vec::new(), classes: Vec::new(), crc: 0 };
         let mut hasher = crc32fast::Hasher::new();
         let all: Vec<usize> = (0..examples.table.len()).collect();
         for group in all.chunks(GROUP) {

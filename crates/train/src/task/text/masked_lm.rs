@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wgrad_data::{
-    IGNORED_LABEL, Masking, MaskingOptions, TokenStream, Tokenizer, TokenizerSpec, WindowSampler, validation_windows,
+    IGNORED_LABEL, Masking, MaskingOptions, TokenStream, Tokenizer, TokenizerSpec, WindowSampler,
+    validation_windows,
 };
 use wgrad_models::BertForMaskedLM;
 use wgrad_nn::{Context, Init, Module, functional::cross_entropy};
@@ -131,7 +132,8 @@ impl TaskSpec for MaskedLmRecipe {
         let special = tokenizer.special_tokens();
         let frame = [special.cls, special.sep];
         let inner = train.context.unwrap_or_default() - frame.iter().flatten().count();
-        let starts = validation_windows(validation.len(), inner, train.validation_windows.unwrap_or_default())?;
+        let starts =
+            validation_windows(validation.len(), inner, train.validation_windows.unwrap_or_default())?;
         let train_stream = match documents {
             Some(documents) => Some(Arc::new(stream(&documents, &tokenizer, cache, warn)?)),
             None => None,
@@ -252,9 +254,7 @@ impl Task for MaskedLm {
     fn batches(&self, examples: usize, seed: u64) -> Result<BatchMaker> {
         let (stream, windows) = (Arc::clone(self.train()?), self.data()?.windows.clone());
         let sampler = WindowSampler::new(stream.len(), windows.inner, examples, seed)?;
-        Ok(Box::new(move |step| {
-            Ok(windows.batch(&stream, &sampler.starts(step), examples, step, 0)?.0)
-        }))
+        Ok(Box::new(move |step| Ok(windows.batch(&stream, &sampler.starts(step), examples, step, 0)?.0)))
     }
 
     fn fingerprint(&self) -> Result<(u64, u32)> {
@@ -275,7 +275,8 @@ impl Task for MaskedLm {
             let mut full = starts.to_vec();
             full.resize(examples.max(1), starts[0]);
             let first = (number * examples.max(1)) as u64;
-            let (batch, hidden) = data.windows.batch(&data.validation, &full, starts.len(), VALIDATION, first)?;
+            let (batch, hidden) =
+                data.windows.batch(&data.validation, &full, starts.len(), VALIDATION, first)?;
             let loss = self.loss(&batch.upload(0, 1, &self.device), &Context::eval());
             let loss = loss.autocast(precision.dtype()).to_vec::<f32>()?;
             sum += loss.first().map_or(f64::NAN, |&loss| f64::from(loss)) * hidden as f64;

@@ -99,8 +99,9 @@ impl BertRecipe {
 pub(super) fn config_of(folder: &Path) -> Result<BertConfig> {
     let path = folder.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
-    let config: BertConfig = serde_json::from_str(&text).map_err(|error| {
-        TrainError::RunFolder { path, reason: format!("expected the config.json of a BERT: {error}") }
+    let config: BertConfig = serde_json::from_str(&text).map_err(|error| TrainError::RunFolder {
+        path,
+        reason: format!("expected the config.json of a BERT: {error}"),
     })?;
     config.validate().map_err(TrainError::Model)?;
     match config.model_type.as_str() {
@@ -127,7 +128,8 @@ mod tests {
         let error = validate("pretrained = 'minilm'\nhidden_size = 8").expect_err("both");
         assert!(error.contains("model.pretrained"), "{error}");
         assert!(validate("hidden_size = 8").expect_err("too little").contains("num_hidden_layers"));
-        let odd = validate("num_hidden_layers = 2\nnum_attention_heads = 3\nhidden_size = 8").expect_err("odd");
+        let odd =
+            validate("num_hidden_layers = 2\nnum_attention_heads = 3\nhidden_size = 8").expect_err("odd");
         assert!(odd.contains("does not divide"), "{odd}");
     }
 }

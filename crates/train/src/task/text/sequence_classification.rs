@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wgrad_data::{
-    BatchPlan, Documents, EncodeOptions, Labels, LengthBuckets, TableSource, TextEncoder, Tokenizer, TokenizerSpec,
+    BatchPlan, Documents, EncodeOptions, Labels, LengthBuckets, TableSource, TextEncoder, Tokenizer,
+    TokenizerSpec,
 };
 use wgrad_models::{BertForSequenceClassification, BertModel};
 use wgrad_nn::{Context, Init, Module, functional::cross_entropy};
@@ -80,9 +81,12 @@ impl TaskSpec for SequenceClassificationRecipe {
                 "2 or 3: a text, perhaps a second one, and the class".into()
             })?;
         }
-        check("data.tokenizer", self.model.pretrained.is_some() || self.data.tokenizer.is_some(), "nothing", || {
-            "a tokenizer, since the model is a new one".into()
-        })
+        check(
+            "data.tokenizer",
+            self.model.pretrained.is_some() || self.data.tokenizer.is_some(),
+            "nothing",
+            || "a tokenizer, since the model is a new one".into(),
+        )
     }
 
     fn root(&mut self) -> &mut Option<PathBuf> {
@@ -161,7 +165,8 @@ impl TaskSpec for SequenceClassificationRecipe {
             Opening::Resume { checkpoint: folder, .. } | Opening::Evaluate { folder } => {
                 let model = BertForSequenceClassification::from_pretrained(folder, device)?;
                 let labels = Labels::new(label_names(&model))?;
-                let train = matches!(opening, Opening::Resume { .. }).then(|| open(&data.train)).transpose()?;
+                let train =
+                    matches!(opening, Opening::Resume { .. }).then(|| open(&data.train)).transpose()?;
                 (model, Tokenizer::load(folder)?, (train, labels))
             }
         };
@@ -331,7 +336,8 @@ impl Task for SequenceClassification {
             ("texts".to_owned(), measured.units.to_string()),
             ("validation loss".to_owned(), format!("{:.4} nats per text", measured.loss)),
         ];
-        lines.extend(measured.metrics.iter().map(|(name, value)| ((*name).to_owned(), format!("{value:.4}"))));
+        lines
+            .extend(measured.metrics.iter().map(|(name, value)| ((*name).to_owned(), format!("{value:.4}"))));
         lines
     }
 
