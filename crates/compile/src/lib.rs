@@ -97,6 +97,39 @@ impl Options {
         }
     }
 
+    /// What the fields are called on a command line, in their order.
+    pub const NAMES: [&str; 10] = [
+        "simplify",
+        "fuse",
+        "merge",
+        "rows",
+        "epilogues",
+        "kernels",
+        "in-place",
+        "reuse-memory",
+        "schedule",
+        "rematerialize",
+    ];
+
+    /// All passes but those that are named, each as in [`Options::NAMES`]; `all` are all of them. `None` if a name is not known.
+    ///
+    /// ```
+    /// use wgrad_compile::Options;
+    /// let plain = Options::without(&["rows", "epilogues"]).unwrap();
+    /// assert!(plain.fuse && !plain.rows && !plain.epilogues);
+    /// assert_eq!(Options::without(&["fusion"]), None);
+    /// ```
+    pub fn without(names: &[impl AsRef<str>]) -> Option<Self> {
+        let mut bits = u16::MAX;
+        for name in names.iter().map(AsRef::as_ref) {
+            bits &= match name {
+                "all" => 0,
+                _ => !(1 << Self::NAMES.iter().position(|known| *known == name)?),
+            };
+        }
+        Some(Self::from_bits(bits))
+    }
+
     /// A number that tells option sets apart, for the program cache.
     pub fn fingerprint(&self) -> u64 {
         let Options {

@@ -31,6 +31,18 @@ pub fn eval(tensors: &[&Tensor]) -> Result<(), TensorError> {
 /// # Errors
 /// As [`eval`]; the leaves are then as before.
 pub fn eval_donating(tensors: &[&Tensor], donation: &Donation<'_>) -> Result<(), TensorError> {
+    eval_all(tensors, donation, &Options::default())
+}
+
+/// As [`eval`], with chosen passes of the compiler: to see what each of them is worth, and that each leaves the results as they are.
+///
+/// # Errors
+/// As [`eval`].
+pub fn eval_with(tensors: &[&Tensor], options: &Options) -> Result<(), TensorError> {
+    eval_all(tensors, &Donation::default(), options)
+}
+
+fn eval_all(tensors: &[&Tensor], donation: &Donation<'_>, options: &Options) -> Result<(), TensorError> {
     for tensor in tensors {
         tensor.check()?;
     }
@@ -39,20 +51,25 @@ pub fn eval_donating(tensors: &[&Tensor], donation: &Donation<'_>) -> Result<(),
         let device = first.device().clone();
         let (here, elsewhere): (Vec<&Tensor>, Vec<&Tensor>) =
             pending.into_iter().partition(|t| t.device().uid() == device.uid());
-        run(&here, donation, &device)?;
+        run(&here, donation, &device, options)?;
         pending = elsewhere;
     }
     Ok(())
 }
 
 /// Runs one program for tensors of one device.
-fn run(wanted: &[&Tensor], donation: &Donation<'_>, device: &DeviceHandle) -> Result<(), TensorError> {
+fn run(
+    wanted: &[&Tensor],
+    donation: &Donation<'_>,
+    device: &DeviceHandle,
+    options: &Options,
+) -> Result<(), TensorError> {
     let mut trace = Trace::new(wanted, Until::Realized)?;
     let companions = companions(&trace, wanted);
     if !companions.is_empty() {
         let all: Vec<&Tensor> = wanted.iter().copied().chain(&companions).collect();
         drop(trace);
-        return run(&all, donation, device);
+        return run(&all, donation, device, options);
     }
     let mut targets: Vec<&Tensor> = Vec::with_capacity(wanted.len());
     let mut outputs = Vec::with_capacity(wanted.len());
@@ -69,14 +86,13 @@ fn run(wanted: &[&Tensor], donation: &Donation<'_>, device: &DeviceHandle) -> Re
     if cfg!(debug_assertions) {
         wgrad_ir::verify_graph(&trace.graph)?;
     }
-    let options = Options::default();
     let names: &[Tensor] = &trace.inputs;
     let name = |error: DeviceError| {
         let named = error.with_input_names(|i| Some(names.get(i)?.name()?.to_string()));
         TensorError::Device(named)
     };
     let executable = device.cache().get_or_compile(&trace.graph, options.fingerprint(), || {
-        let program = compile(&trace.graph, device.caps(), &options)?;
+        let program = compile(&trace.graph, device.caps(), options)?;
         device.prepare(program.into()).map_err(name)
     })?;
     let program = executable.program();

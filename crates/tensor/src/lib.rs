@@ -47,7 +47,7 @@ pub use create::RandomKey;
 pub use donate::Donation;
 pub use element::Element;
 pub use error::TensorError;
-pub use eval::{eval, eval_donating};
+pub use eval::{eval, eval_donating, eval_with};
 pub use function::{
     Backward, call, checkpoint, function, function_with_gradient, trace_function,
     trace_function_with_gradient,
@@ -58,5 +58,6 @@ pub use ops::{GridMode, GridPadding, Interpolation, PadMode};
 pub use read::PendingValue;
 pub use scan::{Scanned, scan};
 pub use tensor::Tensor;
+pub use wgrad_compile::Options as CompileOptions;
 pub use wgrad_ir::{ConvAxis, DType, Function, FunctionKernel, Shape};
 pub use wgrad_runtime::{DeviceError, DeviceHandle};

@@ -5,7 +5,7 @@ use std::path::Path;
 use wgrad::{
     optim::{AdamW, AdamWConfig, ParamGroup, Schedule, all_parameters, decay_matrices_only},
     prelude::*,
-    tensor::grad_allow_unused,
+    tensor::{CompileOptions as Options, eval_with, grad_allow_unused},
 };
 
 use super::{
@@ -17,19 +17,8 @@ use crate::Result;
 
 /// Runs the case.
 pub(crate) fn run(dir: &Path, device: &DeviceHandle, gpu: bool) -> Result<Report> {
-    let run = Run {
-        kind: Kind::read(dir)?,
-        io: tensors(&dir.join("io.safetensors"))?,
-        meta: json_or_default(&dir.join("meta.json"))?,
-        dir,
-        device,
-        gpu,
-    };
-    let mut report = Report::default();
-    run.pass("", &Context::eval(), &mut report)?;
-    if run.io.keys().any(|name| name.starts_with(TRAIN)) {
-        run.pass(TRAIN, &Context::train(0, 0), &mut report)?;
-    }
+    let run = Run::open(dir, device, gpu, Options::default())?;
+    let mut report = run.passes()?;
     for file in ["trajectory.json", "trajectory_recipe.json"] {
         let path = dir.join(file);
         if path.is_file() {
@@ -37,6 +26,11 @@ pub(crate) fn run(dir: &Path, device: &DeviceHandle, gpu: bool) -> Result<Report
         }
     }
     Ok(report)
+}
+
+/// Outputs, loss and gradients, by the passes of the compiler that are chosen.
+pub(crate) fn run_passes(dir: &Path, device: &DeviceHandle, gpu: bool, options: &Options) -> Result<Report> {
+    Run::open(dir, device, gpu, *options)?.passes()
 }
 
 /// What stands before the names of a pass in training mode.
@@ -49,9 +43,32 @@ struct Run<'a> {
     dir: &'a Path,
     device: &'a DeviceHandle,
     gpu: bool,
+    options: Options,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn open(dir: &'a Path, device: &'a DeviceHandle, gpu: bool, options: Options) -> Result<Self> {
+        Ok(Run {
+            kind: Kind::read(dir)?,
+            io: tensors(&dir.join("io.safetensors"))?,
+            meta: json_or_default(&dir.join("meta.json"))?,
+            dir,
+            device,
+            gpu,
+            options,
+        })
+    }
+
+    /// The pass in evaluation mode, and the one in training mode where the reference has one.
+    fn passes(&self) -> Result<Report> {
+        let mut report = Report::default();
+        self.pass("", &Context::eval(), &mut report)?;
+        if self.io.keys().any(|name| name.starts_with(TRAIN)) {
+            self.pass(TRAIN, &Context::train(0, 0), &mut report)?;
+        }
+        Ok(report)
+    }
+
     /// A fresh model.
     fn case(&self) -> Result<Box<dyn Case>> {
         self.kind.open(self.dir, self.device)
@@ -82,7 +99,7 @@ impl Run<'_> {
         }
         let mut wanted: Vec<&Tensor> = results.values().collect();
         wanted.push(&loss);
-        eval(&wanted)?;
+        eval_with(&wanted, &self.options)?;
         if ctx.is_training() {
             for (name, buffer) in case.module().named_buffers() {
                 results.insert(format!("{prefix}buffer_after.{name}"), buffer.tensor());
