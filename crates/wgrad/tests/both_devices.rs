@@ -10,7 +10,7 @@ use wgrad::{
 
 const CONTEXT: usize = 32;
 const BATCH: usize = 8;
-const STEPS: u64 = 120;
+const STEPS: u64 = 200;
 
 /// The losses of a tiny GPT with dropout over its first steps on real text.
 fn losses(device: &DeviceHandle, steps: u64) -> Vec<f64> {
@@ -53,11 +53,11 @@ fn a_tiny_gpt_reaches_its_loss_on_the_cpu_and_again_bit_for_bit() {
     // ln 256 = 5.545 is what knowing nothing gives; runs with other seeds end between 2.7 and 2.9.
     assert!((first[0] - 5.545).abs() < 0.1, "{}", first[0]);
     assert!(mean(&first[STEPS as usize - 10..]) < 3.0, "{:?}", &first[STEPS as usize - 10..]);
-    assert_eq!(first[..40], losses(&device, STEPS)[..40]);
+    assert_eq!(first, losses(&device, STEPS));
 }
 
 #[test]
-fn a_tiny_gpt_learns_the_same_on_the_gpu_as_on_the_cpu() {
+fn a_tiny_gpt_learns_the_same_on_the_gpu_as_on_the_cpu_and_again_bit_for_bit() {
     if std::env::var("WGRAD_TEST_DEVICES").is_ok_and(|v| v == "cpu") {
         return;
     }
@@ -69,6 +69,7 @@ fn a_tiny_gpt_learns_the_same_on_the_gpu_as_on_the_cpu() {
     let (c, g) = (mean(&cpu[STEPS as usize - 10..]), mean(&gpu[STEPS as usize - 10..]));
     assert!((c - g).abs() <= 0.01 * c, "the last ten steps: {c} on the CPU, {g} on the GPU");
     assert!(g < 3.0, "{g}");
+    assert_eq!(gpu, losses(&open("gpu"), STEPS), "a second run on the GPU");
 }
 
 #[test]

@@ -1,27 +1,34 @@
 //! Kernels, bytes and memory of the training steps, exactly: what no neighbour's load changes. `UPDATE_EXPECT=1` writes new
 //! figures into this file; the limits below them do not move.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use expect_test::{Expect, expect};
-use wgrad::{prelude::DeviceHandle, runtime::Device};
+use wgrad::{prelude::DeviceHandle, runtime::{Device, PlanningDevice}};
 use wgrad_ir::{DType, Program};
 use wgrad_kernels::{Choices, generate};
 
-use super::{kinds, workloads::language_model};
+use super::{
+    kinds,
+    workloads::{LanguageModel, Step, language_model},
+};
 use crate::profiles;
+
+/// The program of a steady training step.
+fn steady(step: &mut LanguageModel, device: &PlanningDevice) -> Arc<Program> {
+    step.steps(1).expect("the first step");
+    device.take_runs();
+    step.steps(1).expect("a step");
+    let mut runs = device.take_runs();
+    assert_eq!(runs.len(), 1, "a step is one program");
+    runs.remove(0).program
+}
 
 /// Compares the program of a steady training step with the figures, and with the limits of every such step.
 fn check(workload: &str, profile: &'static str, layers: usize, expected: Expect) {
     let device = profiles::device(profile);
     let handle: DeviceHandle = device.clone();
-    let mut step = language_model(workload, &handle).expect("a workload");
-    step.steps(1).expect("the first step");
-    device.take_runs();
-    step.steps(1).expect("a step");
-    let runs = device.take_runs();
-    let [run] = runs.as_slice() else { panic!("a step is one program, not {}", runs.len()) };
-    let program = &*run.program;
+    let program = &*steady(&mut language_model(workload, &handle).expect("a workload"), &device);
     let working = working_set(program);
     expected.assert_eq(&figures(program, working, &*handle));
     let launches = dispatches(program, &*handle);
@@ -206,4 +213,22 @@ fn gpt_mini_on_a_desktop_adapter() {
             updated in place 3 of 5
         "#]],
     );
+}
+
+#[test]
+fn checkpoints_of_gpt_mini_halve_its_activations_for_a_third_more_work() {
+    for profile in std::iter::once("cpu").chain(profiles::GPUS) {
+        let [plain, kept] = [false, true].map(|on| {
+            let device = profiles::device(profile);
+            let handle: DeviceHandle = device.clone();
+            let mut step = language_model("gpt-mini", &handle).expect("a workload");
+            step.set_gradient_checkpointing(on);
+            let gradients = 4 * step.params().expect("parameters") as u64;
+            let program = steady(&mut step, &device);
+            (working_set(&program) - gradients, program.flops())
+        });
+        assert!(2 * kept.0 <= plain.0, "{profile}: activations take {} of {} bytes", kept.0, plain.0);
+        assert!(100 * kept.1 <= 135 * plain.1, "{profile}: {} operations instead of {}", kept.1, plain.1);
+        assert!(kept.1 > plain.1, "{profile}: nothing is computed again");
+    }
 }

@@ -206,6 +206,12 @@ pub(crate) fn language_model(name: &str, device: &DeviceHandle) -> Result<Langua
 }
 
 impl LanguageModel {
+    /// Computes the activations of each block again in the backward pass, or keeps them.
+    #[cfg(test)]
+    pub(crate) fn set_gradient_checkpointing(&mut self, on: bool) {
+        self.model.set_gradient_checkpointing(on);
+    }
+
     /// Queues some steps.
     ///
     /// # Errors
