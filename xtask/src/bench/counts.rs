@@ -4,7 +4,10 @@
 use std::{fmt::Write, sync::Arc};
 
 use expect_test::{Expect, expect};
-use wgrad::{prelude::DeviceHandle, runtime::{Device, PlanningDevice}};
+use wgrad::{
+    prelude::DeviceHandle,
+    runtime::{Device, PlanningDevice},
+};
 use wgrad_ir::{DType, Program};
 use wgrad_kernels::{Choices, generate};
 

@@ -150,7 +150,8 @@ mod tests {
     /// The shipped cases of models.
     fn models() -> Vec<PathBuf> {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/parity");
-        let entries = fs::read_dir(dir).expect("the shipped cases").map(|entry| entry.expect("an entry").path());
+        let entries =
+            fs::read_dir(dir).expect("the shipped cases").map(|entry| entry.expect("an entry").path());
         let mut found: Vec<PathBuf> = entries.filter(|p| p.is_dir() && is_model(p)).collect();
         found.sort();
         found
