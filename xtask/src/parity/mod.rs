@@ -18,6 +18,7 @@ mod model;
 mod models;
 mod ops;
 mod optim;
+mod pipeline;
 mod reference;
 mod schedules;
 
@@ -87,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result {
 }
 
 /// A directory that holds one of these is a case.
-const MARKS: [&str; 3] = ["io.safetensors", "ops.json", "optim.json"];
+const MARKS: [&str; 4] = ["io.safetensors", "ops.json", "optim.json", "trajectory.json"];
 
 fn cases(args: &Args) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(&args.dir).map_err(|e| format!("cannot read {}: {e}", args.dir.display()))?;
@@ -123,9 +124,9 @@ fn cases(args: &Args) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a case is one of a model, and none of operations or optimizers.
+/// Whether a case is one of a model, and none of operations, optimizers or a pipeline.
 fn is_model(dir: &Path) -> bool {
-    !dir.join("ops.json").is_file() && !dir.join("optim.json").is_file()
+    dir.join("io.safetensors").is_file()
 }
 
 fn run_case(dir: &Path, device: &DeviceHandle, args: &Args) -> Result<Report> {
@@ -135,6 +136,9 @@ fn run_case(dir: &Path, device: &DeviceHandle, args: &Args) -> Result<Report> {
     }
     if dir.join("optim.json").is_file() {
         return optim::run(dir, device, gpu);
+    }
+    if !dir.join("io.safetensors").is_file() {
+        return pipeline::run(dir, device, gpu);
     }
     if args.without.is_empty() {
         return model::run(dir, device, gpu);

@@ -18,7 +18,7 @@ pub(super) fn open(dir: &Path, device: &DeviceHandle, _: &Kind) -> Result<Box<dy
 }
 
 /// A model of the extents that the file's tensors have. A `kernel` is a weight the other way round.
-pub(super) fn load(dir: &Path, device: &DeviceHandle) -> Result<TextClassifier> {
+pub(crate) fn load(dir: &Path, device: &DeviceHandle) -> Result<TextClassifier> {
     let mut tensors = safetensors::load(&dir.join("model.safetensors"), device)?;
     for (name, tensor) in &mut tensors {
         if let Some(layer) = name.strip_suffix(".kernel") {
@@ -36,7 +36,7 @@ pub(super) fn load(dir: &Path, device: &DeviceHandle) -> Result<TextClassifier> 
 }
 
 /// Keras' Adam for all parameters of a model.
-pub(super) fn keras_adam(model: &TextClassifier) -> Adam {
+pub(crate) fn keras_adam(model: &TextClassifier) -> Adam {
     let config = AdamConfig { eps: 1e-7, epsilon_hat: true, ..AdamConfig::default() };
     Adam::new(all_parameters(model, 0.0), config)
 }

@@ -13,7 +13,7 @@ use crate::Result;
 
 mod causal;
 mod encoders;
-mod keras;
+pub(crate) mod keras;
 mod multi_task;
 mod seq2seq;
 
