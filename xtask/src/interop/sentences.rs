@@ -45,8 +45,9 @@ pub(super) fn run(python: &Path, out: &Path, device: &DeviceHandle) -> Result {
     }
     let sentences = search.embed(&reference.sentences)?;
     let pairs = sentences.iter().flatten().zip(reference.embeddings.iter().flatten());
-    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |m, e| if e <= m { m } else { e });
-    if sentences.len() != reference.embeddings.len() || !(worst <= TOLERANCE) {
+    let errors: Vec<f32> = pairs.map(|(a, b)| (a - b).abs()).collect();
+    let worst = errors.iter().fold(0.0f32, |m, e| m.max(*e));
+    if sentences.len() != reference.embeddings.len() || !errors.iter().all(|e| *e <= TOLERANCE) {
         return Err(format!("embeddings differ by {worst:.1e}, at most {TOLERANCE:.0e} expected").into());
     }
     println!("ok   sentence embeddings of {} sentences: largest difference {worst:.1e}", sentences.len());
