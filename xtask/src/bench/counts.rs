@@ -13,15 +13,17 @@ use wgrad_kernels::{Choices, generate};
 
 use super::{
     kinds,
-    workloads::{LanguageModel, Step, language_model},
+    workloads::{Expression, Step, language_model},
 };
 use crate::profiles;
 
-/// The program of a steady training step.
-fn steady(step: &mut LanguageModel, device: &PlanningDevice) -> Arc<Program> {
-    step.steps(1).expect("the first step");
-    device.take_runs();
-    step.steps(1).expect("a step");
+/// The program of a steady step.
+fn steady(step: &mut dyn Step, device: &PlanningDevice) -> Arc<Program> {
+    for _ in 0..2 {
+        device.take_runs();
+        step.prepare();
+        step.run().expect("a step");
+    }
     let mut runs = device.take_runs();
     assert_eq!(runs.len(), 1, "a step is one program");
     runs.remove(0).program
@@ -44,6 +46,14 @@ fn check(workload: &str, profile: &'static str, layers: usize, expected: Expect)
         assert!(10 * working <= 6 * program.bytes_written(), "memory is hardly used twice");
     }
     assert_eq!(device.stats().copied_inputs, 0, "weights are updated in place from the first step on");
+}
+
+/// Compares the program of a ResNet block, forward and backward, with the figures.
+fn check_resnet_block(profile: &'static str, expected: Expect) {
+    let device = profiles::device(profile);
+    let handle: DeviceHandle = device.clone();
+    let program = &*steady(&mut Expression::resnet_block(&handle), &device);
+    expected.assert_eq(&figures(program, working_set(program), &*handle));
 }
 
 /// Bytes that a step needs beside weights and optimizer state.
@@ -234,4 +244,48 @@ fn checkpoints_of_gpt_mini_halve_its_activations_for_a_third_more_work() {
         assert!(100 * kept.1 <= 135 * plain.1, "{profile}: {} operations instead of {}", kept.1, plain.1);
         assert!(kept.1 > plain.1, "{profile}: nothing is computed again");
     }
+}
+
+#[test]
+fn a_resnet_block_on_a_cpu() {
+    check_resnet_block("cpu", expect![[r#"
+        conv 6
+        map 7
+        reduce 3
+        row 2
+        kernels 18
+        bytes moved 206416668, 2.45 of the minimum 84381716
+        working set 38833688, 0.75 of the 51678736 written
+        updated in place 0 of 13
+    "#]]);
+}
+
+#[test]
+fn a_resnet_block_on_a_software_adapter() {
+    check_resnet_block("software", expect![[r#"
+        conv 6
+        map 6
+        reduce 3
+        row 3
+        kernels 18
+        dispatches 18
+        bytes moved 206424852, 2.45 of the minimum 84381716
+        working set 38833684, 0.75 of the 51682828 written
+        updated in place 0 of 13
+    "#]]);
+}
+
+#[test]
+fn a_resnet_block_on_a_desktop_adapter() {
+    check_resnet_block("desktop", expect![[r#"
+        conv 6
+        map 6
+        reduce 3
+        row 3
+        kernels 18
+        dispatches 18
+        bytes moved 206424852, 2.45 of the minimum 84381716
+        working set 38833684, 0.75 of the 51682828 written
+        updated in place 0 of 13
+    "#]]);
 }
