@@ -17,7 +17,7 @@ use crate::Result;
 mod counts;
 pub(crate) mod workloads;
 
-use workloads::{Expression, MaskedLanguageModel, Step, language_model};
+use workloads::{Expression, Generation, MaskedLanguageModel, Step, language_model};
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -74,6 +74,8 @@ enum Workload {
     SmallCnn,
     /// A depthwise 3 x 3 convolution of 64 channels on 8 images of 56 x 56, with its gradients.
     Depthwise,
+    /// A token of greedy generation by a LLaMA of SmolLM2-135M's shape; its first step is a prompt of 32 tokens.
+    Generate,
 }
 
 impl Workload {
@@ -89,10 +91,12 @@ impl Workload {
             Workload::ResnetBlock => "resnet-block",
             Workload::SmallCnn => "small-cnn",
             Workload::Depthwise => "depthwise",
+            Workload::Generate => "generate-smollm2-135m",
         }
     }
 
-    fn step(self, device: &DeviceHandle) -> Result<Box<dyn Step>> {
+    /// The workload, for so many steps.
+    fn step(self, steps: usize, device: &DeviceHandle) -> Result<Box<dyn Step>> {
         Ok(match self {
             Workload::Matmul => Box::new(Expression::matmul(1024, device)),
             Workload::GptNano | Workload::GptMini => Box::new(language_model(self.name(), device)?),
@@ -103,6 +107,7 @@ impl Workload {
             Workload::ResnetBlock => Box::new(Expression::resnet_block(device)),
             Workload::SmallCnn => Box::new(Expression::small_cnn(device)),
             Workload::Depthwise => Box::new(Expression::depthwise(device)),
+            Workload::Generate => Box::new(Generation::smollm2(steps, device)?),
         })
     }
 }
@@ -136,7 +141,8 @@ struct Line {
 pub(crate) fn run(args: &Args) -> Result {
     let device = wgrad::devices().open(&args.device)?.device;
     for &workload in &args.workload {
-        let mut step = workload.step(&device)?;
+        let steps = args.warmup.max(1) + args.steps.max(1) + if args.profile { PROFILED } else { 0 };
+        let mut step = workload.step(steps, &device)?;
         let line = time(workload.name(), &mut *step, args, &device)?;
         println!("{}", serde_json::to_string(&line)?);
         if !args.json {

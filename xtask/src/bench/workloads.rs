@@ -2,7 +2,8 @@
 
 use wgrad::{
     models::{
-        BertConfig, BertForMaskedLM, Gpt2Config, Gpt2Init, Gpt2LMHead, IGNORED_LABEL, bert::token_loss,
+        BertConfig, BertForMaskedLM, Gpt2Config, Gpt2Init, Gpt2LMHead, IGNORED_LABEL, InitScheme, LlamaConfig,
+        LlamaForCausalLM, bert::token_loss, generate::Reader,
     },
     nn::{Activation, BatchNorm2d, Conv2d, Init, LayerNorm, Linear, functional},
     prelude::{
@@ -331,6 +332,64 @@ impl Step for MaskedLanguageModel {
 
     fn params(&self) -> Option<usize> {
         Some(self.model.num_parameters())
+    }
+}
+
+/// A token of greedy generation with a cache of keys and values.
+pub(crate) struct Generation {
+    reader: Reader<'static, LlamaForCausalLM>,
+    prompt: Vec<u32>,
+    /// After the last token that was read; none before the prompt.
+    logits: Vec<f32>,
+    params: usize,
+}
+
+impl Generation {
+    const PROMPT: usize = 32;
+
+    /// `generate`: a LLaMA of SmolLM2-135M's shape, a prompt of 32 tokens, room for so many more.
+    ///
+    /// # Errors
+    /// The model does not fit on the device.
+    pub(crate) fn smollm2(tokens: usize, device: &DeviceHandle) -> Result<Self> {
+        let config = LlamaConfig {
+            vocab_size: 49_152,
+            hidden_size: 576,
+            intermediate_size: 1536,
+            num_hidden_layers: 30,
+            num_attention_heads: 9,
+            num_key_value_heads: Some(3),
+            max_position_embeddings: 2048,
+            tie_word_embeddings: true,
+            ..LlamaConfig::of_type("llama")
+        };
+        let model = LlamaForCausalLM::new(&config, &Init::new(device, 0), InitScheme::Plain)?;
+        let params = model.num_parameters();
+        // The reader borrows it until the program ends.
+        let reader = Reader::new(&*Box::leak(Box::new(model)), Self::PROMPT + tokens);
+        let mut lcg = Lcg(0);
+        let prompt = (0..Self::PROMPT).map(|_| 3 + (lcg.next() % 49_149) as u32).collect();
+        Ok(Generation { reader, prompt, logits: Vec::new(), params })
+    }
+}
+
+impl Step for Generation {
+    /// The first step reads the prompt, the others a token.
+    fn run(&mut self) -> Result {
+        let likeliest = self.logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        self.logits = match likeliest {
+            None => self.reader.start(&[&self.prompt])?,
+            Some((token, _)) => self.reader.read(&[token as u32])?,
+        };
+        Ok(())
+    }
+
+    fn tokens(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn params(&self) -> Option<usize> {
+        Some(self.params)
     }
 }
 

@@ -69,7 +69,9 @@ pub(crate) fn run(dir: &Path, device: &DeviceHandle, gpu: bool) -> Result<Report
         Tensor::from_vec(ids.to_vec(), [ids.len() / config.maxlen.max(1), config.maxlen], device)
     };
     if want.losses.len() != want.epochs || want.accuracies.len() != want.epochs {
-        return Err(format!("trajectory.json: {} losses for {} epochs", want.losses.len(), want.epochs).into());
+        return Err(
+            format!("trajectory.json: {} losses for {} epochs", want.losses.len(), want.epochs).into()
+        );
     }
     for epoch in 0..want.epochs {
         // Each batch counts by its texts.
@@ -78,8 +80,7 @@ pub(crate) fn run(dir: &Path, device: &DeviceHandle, gpu: bool) -> Result<Report
         for (ids, labels) in batches {
             let truth = Tensor::from_vec(labels.to_vec(), [labels.len(), 1], device);
             let probabilities = model.forward(&upload(ids), &Context::train(0, epoch as u32));
-            accuracy +=
-                TextClassifier::accuracy(&probabilities, &truth).item()? * labels.len() as f64;
+            accuracy += TextClassifier::accuracy(&probabilities, &truth).item()? * labels.len() as f64;
             let outcome = optimizer.step(&TextClassifier::loss(&probabilities, &truth))?;
             loss += outcome.loss.item()? * labels.len() as f64;
         }
