@@ -248,7 +248,9 @@ fn checkpoints_of_gpt_mini_halve_its_activations_for_a_third_more_work() {
 
 #[test]
 fn a_resnet_block_on_a_cpu() {
-    check_resnet_block("cpu", expect![[r#"
+    check_resnet_block(
+        "cpu",
+        expect![[r#"
         conv 6
         map 7
         reduce 3
@@ -257,12 +259,15 @@ fn a_resnet_block_on_a_cpu() {
         bytes moved 206416668, 2.45 of the minimum 84381716
         working set 38833688, 0.75 of the 51678736 written
         updated in place 0 of 13
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_resnet_block_on_a_software_adapter() {
-    check_resnet_block("software", expect![[r#"
+    check_resnet_block(
+        "software",
+        expect![[r#"
         conv 6
         map 6
         reduce 3
@@ -272,12 +277,15 @@ fn a_resnet_block_on_a_software_adapter() {
         bytes moved 206424852, 2.45 of the minimum 84381716
         working set 38833684, 0.75 of the 51682828 written
         updated in place 0 of 13
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_resnet_block_on_a_desktop_adapter() {
-    check_resnet_block("desktop", expect![[r#"
+    check_resnet_block(
+        "desktop",
+        expect![[r#"
         conv 6
         map 6
         reduce 3
@@ -287,5 +295,6 @@ fn a_resnet_block_on_a_desktop_adapter() {
         bytes moved 206424852, 2.45 of the minimum 84381716
         working set 38833684, 0.75 of the 51682828 written
         updated in place 0 of 13
-    "#]]);
+    "#]],
+    );
 }

@@ -2,8 +2,8 @@
 
 use wgrad::{
     models::{
-        BertConfig, BertForMaskedLM, Gpt2Config, Gpt2Init, Gpt2LMHead, IGNORED_LABEL, InitScheme, LlamaConfig,
-        LlamaForCausalLM, bert::token_loss, generate::Reader,
+        BertConfig, BertForMaskedLM, Gpt2Config, Gpt2Init, Gpt2LMHead, IGNORED_LABEL, InitScheme,
+        LlamaConfig, LlamaForCausalLM, bert::token_loss, generate::Reader,
     },
     nn::{Activation, BatchNorm2d, Conv2d, Init, LayerNorm, Linear, functional},
     prelude::{
