@@ -36,6 +36,8 @@ pub(crate) enum Command {
     LrFind(LrFindArgs),
     /// Write text with a trained model.
     Generate(GenerateArgs),
+    /// Write a language model as a Hugging Face folder, its adapters merged into its weights.
+    Export(ExportArgs),
     /// Measure a checkpoint's loss, and what else its task measures, on validation data.
     Evaluate(EvaluateArgs),
     /// List the devices of this machine, with their limits and features.
@@ -183,6 +185,24 @@ pub(crate) struct GenerateArgs {
     /// Another seed, another text.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Checkpoints of adapters ([lora] in recipes) hold these alone, as PEFT does; others are Hugging Face folders as they are.
+
+Examples:
+  wgrad export --checkpoint runs/lora-smollm-001 --out my-model
+  wgrad export --checkpoint model.gguf --out model")]
+pub(crate) struct ExportArgs {
+    /// A checkpoint's folder, a run folder (its last checkpoint is taken), a model's or its adapters' folder, or a GGUF file.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// The folder to write; must be empty or not there yet.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) device: DeviceArg,
 }

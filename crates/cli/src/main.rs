@@ -1,9 +1,10 @@
-//! The `wgrad` command: train, plan, find learning rates, generate, evaluate, list devices.
+//! The `wgrad` command: train, plan, find learning rates, generate, export, evaluate, list devices.
 #![forbid(unsafe_code)]
 
 mod args;
 mod devices;
 mod evaluate;
+mod export;
 mod generate;
 mod lr_find;
 mod plan;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(args),
         Command::LrFind(args) => lr_find::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Export(args) => export::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Devices => devices::run(),
     };

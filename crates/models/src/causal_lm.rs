@@ -18,6 +18,16 @@ pub trait CausalLanguageModel: Module + Debug {
     /// The longest context.
     fn max_context(&self) -> usize;
 
+    /// Width of the residual stream.
+    fn hidden_size(&self) -> usize;
+
+    /// Whether training keeps of each block only what went into it, and computes the block again for its gradient. Off at first.
+    fn set_gradient_checkpointing(&mut self, on: bool);
+
+    /// The mean cross-entropy of the logits of `x_btc`, the result of [`CausalLanguageModel::transform`], with the next tokens `[b, t]`,
+    /// of which only those of `chunk` positions exist at one time: see [`wgrad_nn::functional::linear_cross_entropy`].
+    fn next_token_loss_in_chunks(&self, x_btc: &Tensor, targets_bt: &Tensor, chunk: usize) -> Tensor;
+
     /// Where it computes.
     fn device(&self) -> DeviceHandle;
 

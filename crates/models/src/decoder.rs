@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use wgrad_nn::{
     Context, Embedding, Initializer, Linear,
-    functional::{Attention, linear_cross_entropy, scaled_dot_product_attention},
+    functional::{Attention, cross_entropy, linear_cross_entropy, scaled_dot_product_attention},
 };
 use wgrad_tensor::{DType, Tensor, checkpoint};
 
@@ -46,7 +46,8 @@ pub(crate) fn logits(x: &Tensor, head: Option<&Linear>, table: &Embedding) -> Te
     }
 }
 
-/// The mean cross-entropy of [`logits`] with the next tokens, of which only those of `chunk` positions exist at one time.
+/// The mean cross-entropy of [`logits`] with the next tokens, of which only those of `chunk` positions exist at one time; all of them
+/// where an adapter adds to them.
 #[track_caller]
 pub(crate) fn next_token_loss_in_chunks(
     x_btc: &Tensor,
@@ -54,6 +55,9 @@ pub(crate) fn next_token_loss_in_chunks(
     targets_bt: &Tensor,
     chunk: usize,
 ) -> Tensor {
+    if let Some(head) = head.filter(|head| head.is_adapted()) {
+        return cross_entropy(&head.forward(x_btc), targets_bt, None);
+    }
     let weight = head.map_or(&table.weight, |head| &head.weight);
     linear_cross_entropy(x_btc, &weight.tensor(), targets_bt, None, chunk)
 }

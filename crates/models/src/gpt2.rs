@@ -154,6 +154,18 @@ impl CausalLanguageModel for Gpt2LMHead {
         self.config.n_positions
     }
 
+    fn hidden_size(&self) -> usize {
+        self.config.n_embd
+    }
+
+    fn set_gradient_checkpointing(&mut self, on: bool) {
+        Gpt2LMHead::set_gradient_checkpointing(self, on);
+    }
+
+    fn next_token_loss_in_chunks(&self, x_btc: &Tensor, targets_bt: &Tensor, chunk: usize) -> Tensor {
+        Gpt2LMHead::next_token_loss_in_chunks(self, x_btc, targets_bt, chunk)
+    }
+
     fn device(&self) -> DeviceHandle {
         self.transformer.wte.weight.tensor().device().clone()
     }

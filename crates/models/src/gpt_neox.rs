@@ -136,6 +136,18 @@ impl CausalLanguageModel for GptNeoXForCausalLM {
         self.config.max_position_embeddings
     }
 
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn set_gradient_checkpointing(&mut self, on: bool) {
+        GptNeoXForCausalLM::set_gradient_checkpointing(self, on);
+    }
+
+    fn next_token_loss_in_chunks(&self, x_btc: &Tensor, targets_bt: &Tensor, chunk: usize) -> Tensor {
+        GptNeoXForCausalLM::next_token_loss_in_chunks(self, x_btc, targets_bt, chunk)
+    }
+
     fn device(&self) -> DeviceHandle {
         self.gpt_neox.embed_in.weight.tensor().device().clone()
     }

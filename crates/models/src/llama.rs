@@ -136,6 +136,18 @@ impl CausalLanguageModel for LlamaForCausalLM {
         self.config.max_position_embeddings
     }
 
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn set_gradient_checkpointing(&mut self, on: bool) {
+        LlamaForCausalLM::set_gradient_checkpointing(self, on);
+    }
+
+    fn next_token_loss_in_chunks(&self, x_btc: &Tensor, targets_bt: &Tensor, chunk: usize) -> Tensor {
+        LlamaForCausalLM::next_token_loss_in_chunks(self, x_btc, targets_bt, chunk)
+    }
+
     fn device(&self) -> DeviceHandle {
         self.model.embed_tokens.weight.tensor().device().clone()
     }

@@ -1,15 +1,21 @@
 //! Low-rank adapters (Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, 2021): beside a frozen [`Linear`] a product of two
 //! thin matrices is trained. Files are laid out as Hugging Face's PEFT lays them out.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use wgrad_tensor::eval;
+use wgrad_tensor::{RandomKey, Tensor, eval};
 
 use crate::{
-    Init, Initializer, Linear, Module, NnError, Param, Visitor,
+    Context, Init, Initializer, Linear, Module, NnError, Param, Visitor,
     files::io,
+    functional::dropout_by,
+    name_matches,
     safetensors::{load_into, load_weights, save, write_atomically},
 };
 
@@ -30,11 +36,12 @@ pub struct LoraConfig {
     pub lora_alpha: f64,
     /// Whether it is the root of the rank instead.
     pub use_rslora: bool,
-    /// The last names of the layers to adapt (`q_proj`), or more of their paths.
+    /// The last names of the layers to adapt (`q_proj`), or more of their paths. A pattern with `*`, which stands for any characters,
+    /// means whole paths; PEFT does not know it: see [`LoraConfig::expanded`].
     pub target_modules: Vec<String>,
     /// `none`; others are not supported.
     pub bias: String,
-    /// Not supported; must be 0.
+    /// In training, with what probability an element of an adapter's input is dropped: see [`draw_lora_dropout`].
     pub lora_dropout: f64,
     /// The other keys.
     #[serde(flatten)]
@@ -77,8 +84,8 @@ impl LoraConfig {
             "the rank `r` is 0, expected 1 or more".to_owned()
         } else if !self.lora_alpha.is_finite() {
             format!("`lora_alpha` is {}", self.lora_alpha)
-        } else if self.lora_dropout != 0.0 {
-            format!("`lora_dropout` is {}, which is not supported; set it to 0", self.lora_dropout)
+        } else if !(0.0..1.0).contains(&self.lora_dropout) {
+            format!("`lora_dropout` is {}, expected a probability in 0..1", self.lora_dropout)
         } else if self.bias != "none" {
             format!("`bias` is `{}`, which is not supported; set it to `none`", self.bias)
         } else {
@@ -91,11 +98,28 @@ impl LoraConfig {
         let ends = |target: &str| {
             path.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        self.target_modules.iter().any(|target| ends(target))
+        let named = |target: &String| match target.contains('*') {
+            true => name_matches(target, path),
+            false => ends(target),
+        };
+        self.target_modules.iter().any(named)
+    }
+
+    /// The same with the paths in `module` that patterns mean instead of them, so that PEFT understands it.
+    #[must_use]
+    pub fn expanded(mut self, module: &(impl Module + ?Sized)) -> Self {
+        if self.target_modules.iter().any(|target| target.contains('*')) {
+            let paths: Vec<String> =
+                linears(module).into_iter().map(|(path, _)| path).filter(|path| self.wants(path)).collect();
+            if !paths.is_empty() {
+                self.target_modules = paths;
+            }
+        }
+        self
     }
 }
 
-/// The two matrices beside a [`Linear`], `y += scale (x Aᵀ) Bᵀ`.
+/// The two matrices beside a [`Linear`], `y += scale (dropout(x) Aᵀ) Bᵀ`.
 #[derive(Clone, Debug)]
 pub(crate) struct Lora {
     /// `[r, in]`
@@ -103,6 +127,21 @@ pub(crate) struct Lora {
     /// `[out, r]`, zeros at first.
     pub(crate) b: Param,
     pub(crate) scale: f64,
+    dropout: f64,
+    /// Of this training pass; nothing is dropped without one.
+    key: Arc<RwLock<Option<RandomKey>>>,
+}
+
+impl Lora {
+    /// What is added to the layer's result.
+    #[track_caller]
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        let x = match self.key.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(key) => dropout_by(x, self.dropout, key),
+            None => x.clone(),
+        };
+        x.matmul(&self.a.tensor().t()).matmul(&self.b.tensor().t()).mul(self.scale)
+    }
 }
 
 /// Every [`Linear`] of a module with its path.
@@ -136,9 +175,21 @@ pub fn add_lora(module: &(impl Module + ?Sized), config: &LoraConfig, init: &Ini
             a: init.param([config.r, width], Initializer::linear_default(width)),
             b: init.param([out, config.r], Initializer::Zeros),
             scale: config.scale(),
+            dropout: config.lora_dropout,
+            key: Arc::default(),
         }));
     }
     Ok(targets.len())
+}
+
+/// Gives every adapter the random numbers of its dropout for the passes from now on: layers know no [`Context`]. Nothing is dropped after
+/// a call with [`Context::eval`], and before the first call. A training loop calls it before each pass.
+pub fn draw_lora_dropout(module: &(impl Module + ?Sized), ctx: &Context) {
+    for (_, linear) in linears(module) {
+        let Some(lora) = linear.adapter() else { continue };
+        let key = (ctx.is_training() && lora.dropout > 0.0).then(|| ctx.next_key());
+        *lora.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+    }
 }
 
 /// Adds the adapters' products to the weights and takes the adapters away; parameters are then trained again. Returns how many there were.
@@ -198,9 +249,8 @@ pub fn load_lora(module: &(impl Module + ?Sized), dir: &Path, init: &Init) -> Re
     let path = dir.join(CONFIG);
     let text = fs::read(&path).map_err(|source| io("read", &path, source))?;
     let config: LoraConfig = serde_json::from_slice(&text).map_err(|e| io("understand", &path, e.into()))?;
-    let tensors = load_weights(&dir.join(WEIGHTS), init.device())?;
     add_lora(module, &config, init)?;
-    let loaded = load_into(&dir.join(WEIGHTS).display().to_string(), &adapters(module), &tensors, true);
+    let loaded = load_adapters(module, dir, init);
     if loaded.is_err() {
         for (_, linear) in linears(module) {
             linear.adapt(None);
@@ -208,4 +258,30 @@ pub fn load_lora(module: &(impl Module + ?Sized), dir: &Path, init: &Init) -> Re
         module.unfreeze("*");
     }
     loaded.map(|()| config)
+}
+
+/// As [`load_lora`], for adapters that are there already, which keep their places in an optimizer.
+///
+/// # Errors
+/// The file is missing or damaged, or does not fit them.
+pub fn load_adapters(module: &(impl Module + ?Sized), dir: &Path, init: &Init) -> Result<(), NnError> {
+    let path = dir.join(WEIGHTS);
+    let tensors = load_weights(&path, init.device())?;
+    load_into(&path.display().to_string(), &adapters(module), &tensors, true)
+}
+
+/// Whether a folder holds adapters instead of a whole model.
+pub fn is_lora(dir: &Path) -> bool {
+    dir.join(CONFIG).is_file()
+}
+
+/// The model that the adapters of a folder belong to, as they name it: a folder or a file here, unless it is a name on a hub.
+///
+/// # Errors
+/// The configuration is missing or damaged.
+pub fn lora_base(dir: &Path) -> Result<Option<String>, NnError> {
+    let path = dir.join(CONFIG);
+    let text = fs::read(&path).map_err(|source| io("read", &path, source))?;
+    let config: Value = serde_json::from_slice(&text).map_err(|e| io("understand", &path, e.into()))?;
+    Ok(config["base_model_name_or_path"].as_str().map(str::to_owned))
 }

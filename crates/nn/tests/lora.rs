@@ -4,8 +4,8 @@ use std::{fs, sync::Arc};
 
 use wgrad_cpu::CpuDevice;
 use wgrad_nn::{
-    Init, Linear, Module,
-    lora::{LoraConfig, add_lora, load_lora, merge_lora, save_lora},
+    Context, Init, Linear, Module,
+    lora::{LoraConfig, add_lora, draw_lora_dropout, load_lora, merge_lora, save_lora},
     safetensors,
 };
 use wgrad_tensor::{DeviceHandle, Tensor, grad};
@@ -120,7 +120,7 @@ fn what_cannot_be_adapted_is_refused_and_changes_nothing() -> Outcome {
     let init = Init::new(&device, 4);
     for (bad, part) in [
         (LoraConfig { r: 0, ..config() }, "rank `r` is 0"),
-        (LoraConfig { lora_dropout: 0.1, ..config() }, "`lora_dropout` is 0.1"),
+        (LoraConfig { lora_dropout: 1.0, ..config() }, "`lora_dropout` is 1"),
         (LoraConfig { bias: "all".into(), ..config() }, "`bias` is `all`"),
         (LoraConfig { target_modules: vec!["proj".into()], ..config() }, "q_proj"),
     ] {
@@ -134,5 +134,44 @@ fn what_cannot_be_adapted_is_refused_and_changes_nothing() -> Outcome {
     assert!(error.contains("lora_A.weight` is [2, 6] instead of [3, 6]"), "{error}");
     assert_eq!(other.named_parameters().len(), 8);
     assert!(other.named_parameters().iter().all(|(_, p)| !p.is_frozen()));
+    Ok(())
+}
+
+#[test]
+fn an_adapter_s_dropout_is_drawn_for_each_pass_and_is_off_in_evaluation() -> Outcome {
+    let device = device();
+    let net = Net::new(&device, 3);
+    let target_modules = vec!["*layers.*".into()];
+    let config = LoraConfig { r: 2, lora_dropout: 0.5, target_modules, ..LoraConfig::default() };
+    let config = config.expanded(&net);
+    assert_eq!(config.target_modules, ["layers.0", "layers.1"]);
+    assert_eq!(add_lora(&net, &config, &Init::new(&device, 4))?, 2);
+    for (name, param) in net.named_parameters() {
+        if name.ends_with("lora_B.weight") {
+            param.set(Tensor::from_vec(vec![0.5f32; 12], [6, 2], &device));
+        }
+    }
+    let pass = |ctx: Context| {
+        draw_lora_dropout(&net, &ctx);
+        net.forward(&input(&device)).to_vec::<f32>()
+    };
+    let plain = pass(Context::eval())?;
+    let (one, again, other) = (pass(Context::train(1, 1))?, pass(Context::train(1, 1))?, pass(Context::train(1, 2))?);
+    assert!(one == again && one != other && one != plain);
+    assert_eq!(pass(Context::eval())?, plain);
+    // On average nothing changes where the layer itself is linear.
+    let x = input(&device);
+    let layer = &net.layers[0];
+    let expected = layer.forward(&x).to_vec::<f32>()?;
+    let mut mean = vec![0.0; expected.len()];
+    for step in 0..2000 {
+        draw_lora_dropout(&net, &Context::train(5, step));
+        for (mean, y) in mean.iter_mut().zip(layer.forward(&x).to_vec::<f32>()?) {
+            *mean += y / 2000.0;
+        }
+    }
+    for (mean, expected) in mean.iter().zip(&expected) {
+        assert!((mean - expected).abs() < 0.05, "{mean} and {expected}");
+    }
     Ok(())
 }

@@ -39,6 +39,11 @@ impl ChatTemplate {
         }
     }
 
+    /// The template itself.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The text of a conversation, up to where the assistant begins to answer.
     ///
     /// # Errors

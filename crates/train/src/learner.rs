@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use wgrad_nn::safetensors;
+use wgrad_nn::{
+    Context, Init,
+    lora::{LoraConfig, add_lora, draw_lora_dropout, load_adapters, save_lora},
+    safetensors,
+};
 use wgrad_optim::{
     AveragedModel, GradScaler, LrScheduler, Optimizer, OptimizerSpec, OptimizerState, Rate, Sgd, SgdConfig,
     StepOutcome,
@@ -30,6 +34,8 @@ const SCHEDULE: &str = "schedule";
 
 pub(crate) struct Learner {
     task: Box<dyn Task>,
+    /// Where adapters are trained.
+    lora: Option<LoraConfig>,
     optimizer: Box<dyn Optimizer>,
     scheduler: LrScheduler,
     average: Option<(AveragedModel, AverageRecipe)>,
@@ -44,6 +50,12 @@ pub(crate) struct Learner {
 impl Learner {
     /// With the weights that the task was opened with.
     pub(crate) fn new(recipe: &Recipe, task: Box<dyn Task>, device: &DeviceHandle) -> Result<Self> {
+        let base = recipe.task.spec().adapts();
+        let lora = recipe.lora.as_ref().map(|lora| lora.config(base.as_deref()).expanded(task.module()));
+        if let Some(config) = &lora {
+            add_lora(task.module(), config, &Init::new(device, recipe.train.seed))?;
+        }
+        recipe.train.apply_freezing(task.module())?;
         let mut optimizer = recipe.optimizer.build(task.module(), recipe.train.clipping())?;
         let precision = recipe.train.precision;
         if precision == Precision::F16 {
@@ -58,6 +70,7 @@ impl Learner {
                 (AveragedModel::new(parameters, average.averaging()), average)
             }),
             task,
+            lora,
             device: device.clone(),
             seed: recipe.train.seed,
             micro_batches: recipe.train.grad_accumulation,
@@ -74,7 +87,10 @@ impl Learner {
         device: &DeviceHandle,
     ) -> Result<Self> {
         let mut learner = Self::new(recipe, task, device)?;
-        learner.task.load(folder)?;
+        match &learner.lora {
+            Some(_) => load_adapters(learner.task.module(), folder, &Init::new(device, 0))?,
+            None => learner.task.load(folder)?,
+        }
         let tensors = safetensors::load(&folder.join(OPTIMIZER_TENSORS), device)?;
         let path = folder.join(OPTIMIZER_NUMBERS);
         let json = fs::read(&path).map_err(TrainError::io("read", &path))?;
@@ -108,7 +124,14 @@ impl Learner {
             state.scalars[AVERAGED] = average.n_averaged().into();
             self.task.module().save_safetensors(&folder.join(TRAINED))?;
         }
-        self.averaged(|task| task.save(folder))?;
+        let lora = self.lora.clone();
+        self.averaged(|task| {
+            match &lora {
+                Some(config) => save_lora(task.module(), config, folder)?,
+                None => task.save(folder)?,
+            }
+            task.save_beside(folder)
+        })?;
         safetensors::save(&folder.join(OPTIMIZER_TENSORS), &state.tensors, &[])?;
         let path = folder.join(OPTIMIZER_NUMBERS);
         fs::write(&path, state.scalars.to_string()).map_err(TrainError::io("write", &path))
@@ -116,6 +139,9 @@ impl Learner {
 
     /// Does something with the task while its model holds its averages, where they are kept.
     pub(crate) fn averaged<T>(&mut self, work: impl FnOnce(&dyn Task) -> T) -> T {
+        if self.lora.is_some() {
+            draw_lora_dropout(self.task.module(), &Context::eval());
+        }
         self.swap();
         let result = work(&*self.task);
         self.swap();
@@ -194,6 +220,9 @@ impl Learner {
     fn loss(&self, batch: &HostBatch, micro: usize, step: u64) -> Tensor {
         let part = batch.upload(micro, self.micro_batches, &self.device);
         let ctx = training_context(self.seed, step, micro, self.micro_batches);
+        if self.lora.is_some() {
+            draw_lora_dropout(self.task.module(), &ctx);
+        }
         self.task.loss(&part, &ctx).autocast(self.precision.dtype())
     }
 

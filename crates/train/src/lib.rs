@@ -35,7 +35,7 @@ pub use self::pretrained::Pretrained;
 pub use self::profile::{KernelTime, Profile};
 pub use self::progress::Waiting;
 pub use self::recipe::{
-    AverageKind, AverageRecipe, Decay, LookaheadRecipe, OptimizerRecipe, Override, Precision, Recipe,
+    AverageKind, AverageRecipe, Decay, GroupRecipe, LookaheadRecipe, LoraRecipe, OptimizerRecipe, Override, Precision, Recipe,
     RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, Sections, TrainRecipe,
 };
 pub use self::run_folder::RunFolder;
@@ -44,7 +44,7 @@ pub use self::scores::{
     AnswerScore, Bleu, BleuScore, Chrf, Confusion, answer_score, bits_per_byte, draw_confusion,
     normalize_answer, perplexity,
 };
-pub use self::task::causal_lm::{CausalLmRecipe, Gpt2Recipe, ModelKind, TextRecipe};
+pub use self::task::causal_lm::{CausalLmRecipe, DecoderRecipe, ModelKind, TextRecipe};
 pub use self::task::image_classification::{
     CnnRecipe, ImageClassificationRecipe, ImageDataRecipe, ImageModelKind, ImageTask,
 };

@@ -8,7 +8,10 @@ use std::{
 use serde_json::Value;
 use wgrad_data::Tokenizer;
 use wgrad_models::{AutoModelForCausalLM, CausalLanguageModel, gguf::GgufFile};
-use wgrad_nn::Init;
+use wgrad_nn::{
+    Init,
+    lora::{is_lora, load_lora, lora_base, merge_lora},
+};
 use wgrad_tensor::DeviceHandle;
 
 use crate::chat::{ChatTemplate, Message};
@@ -17,7 +20,7 @@ use crate::error::{Result, TrainError};
 use crate::sample::{self, SampleOptions};
 
 /// A language model and its tokenizer, as a checkpoint or a Hugging Face folder holds them (`config.json`, `model.safetensors`,
-/// `tokenizer.json`), or a GGUF file.
+/// `tokenizer.json`), or a GGUF file; or the adapters of such a model, as PEFT saves them, whose configuration names it.
 #[derive(Debug)]
 pub struct Pretrained {
     folder: PathBuf,
@@ -36,16 +39,61 @@ impl Pretrained {
     /// # Errors
     /// There is no model, or its files are damaged or of another kind.
     pub fn load(path: &Path, device: &DeviceHandle, warn: impl FnMut(String)) -> Result<Self> {
-        if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+        if is_gguf(path) {
             return Self::load_gguf(path, device);
         }
         let folder = model_folder(path, warn)?;
+        if is_lora(&folder) {
+            return Self::load_adapted(folder, device);
+        }
         let tokenizer = Tokenizer::load(&folder)?;
         let model = AutoModelForCausalLM::from_pretrained(&folder, device)?;
         tokenizer.check_model(model.vocab_size())?;
         let ends = ends(&folder, model.vocab_size());
         let chat = chat(&folder);
         Ok(Pretrained { folder, model, tokenizer, chat, ends })
+    }
+
+    /// Adapters, and the model that they name.
+    fn load_adapted(folder: PathBuf, device: &DeviceHandle) -> Result<Self> {
+        let named = lora_base(&folder)?.unwrap_or_default();
+        let base = Path::new(&named);
+        let base = if base.is_relative() && !base.exists() { folder.join(base) } else { base.to_owned() };
+        if named.is_empty() || !base.exists() || is_lora(&base) {
+            let reason = format!(
+                "expected a model here in `base_model_name_or_path` of adapter_config.json, found `{named}`; set it to the \
+                 folder or file of the model that the adapters belong to"
+            );
+            return Err(TrainError::RunFolder { path: folder, reason });
+        }
+        let mut adapted = Self::load(&base, device, |_| {})?;
+        load_lora(&*adapted.model, &folder, &Init::new(device, 0))?;
+        if folder.join(wgrad_data::TOKENIZER_FILE).is_file() {
+            adapted.tokenizer = Tokenizer::load(&folder)?;
+            adapted.tokenizer.check_model(adapted.model.vocab_size())?;
+        }
+        adapted.folder = folder;
+        Ok(adapted)
+    }
+
+    /// Writes a Hugging Face folder: adapters become part of the weights, and a chat template goes with them.
+    ///
+    /// # Errors
+    /// The weights cannot be computed or the files not be written.
+    pub fn export(&self, folder: &Path) -> Result<()> {
+        merge_lora(&*self.model)?;
+        self.model.save_pretrained(folder)?;
+        self.tokenizer.save(folder)?;
+        let path = folder.join("chat_template.jinja");
+        match &self.chat {
+            Some(chat) => fs::write(&path, chat.source()).map_err(TrainError::io("write", &path)),
+            None => Ok(()),
+        }
+    }
+
+    /// The model and its tokenizer.
+    pub(crate) fn into_parts(self) -> (Box<dyn CausalLanguageModel>, Tokenizer) {
+        (self.model, self.tokenizer)
     }
 
     fn load_gguf(path: &Path, device: &DeviceHandle) -> Result<Self> {
@@ -118,6 +166,11 @@ impl Pretrained {
     }
 }
 
+/// Whether a path is that of a GGUF file.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
+}
+
 /// A JSON file that may be there; one that cannot be understood counts as none, since only defaults are taken from it.
 fn json(path: &Path) -> Value {
     fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null)
@@ -162,7 +215,7 @@ fn chat(folder: &Path) -> Option<ChatTemplate> {
 /// The folder that `path` means: itself where it holds a model, a checkpoint (its files are compared with their checksums), or a run
 /// folder's last valid checkpoint.
 pub(crate) fn model_folder(path: &Path, warn: impl FnMut(String)) -> Result<PathBuf> {
-    if path.join("config.json").is_file() && !Checkpoint::is_at(path) {
+    if (path.join("config.json").is_file() || is_lora(path)) && !Checkpoint::is_at(path) {
         return Ok(path.to_owned());
     }
     Ok(Checkpoint::find(path, warn)?.0.path)

@@ -39,7 +39,7 @@ fn shipped_recipes_are_valid_and_survive_being_written_out() {
         let recipe = Recipe::from_file(&shipped(name), &[]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(format!("{}.toml", recipe.name), name);
         if let TaskRecipe::CausalLm(sections) = &recipe.task {
-            assert_eq!(recipe.train.context, Some(sections.model.n_positions));
+            assert_eq!(recipe.train.context, sections.model.n_positions);
         }
         let again = Recipe::from_toml(&recipe.to_toml().expect("TOML"), "resolved", &[]).expect("valid");
         assert_eq!(again, recipe);

@@ -1,7 +1,7 @@
 //! Dropout: noise in training, the identity in evaluation. Masks depend on the context's seed, step and stream, on no device.
 
 use wgrad_ir::Shape;
-use wgrad_tensor::Tensor;
+use wgrad_tensor::{RandomKey, Tensor};
 
 use super::like;
 use crate::Context;
@@ -51,6 +51,16 @@ pub fn alpha_dropout(x: &Tensor, p: f64, ctx: &Context) -> Tensor {
     let a = ((1.0 - p) * (1.0 + p * DROPPED * DROPPED)).sqrt().recip();
     let kept = keep(x, p, ctx, x.shape().clone());
     kept.where_(&x.mul(a), &like(1.0, x).mul(a * DROPPED)).add(-a * p * DROPPED)
+}
+
+/// [`dropout`] in training with a key that has been drawn before, for layers that know no context.
+#[track_caller]
+pub(crate) fn dropout_by(x: &Tensor, p: f64, key: &RandomKey) -> Tensor {
+    if x.error().is_some() {
+        return x.clone();
+    }
+    let kept = Tensor::random_uniform(x.shape().clone(), key, x.device()).ge(p);
+    kept.where_(&x.mul((1.0 - p).recip()), &like(0.0, x))
 }
 
 #[track_caller]

@@ -33,6 +33,7 @@ pub use conv::{
 };
 pub use ctc::{CtcOptions, ctc_loss};
 pub use ctc_decode::{CtcDecoded, ctc_beam_decode, ctc_greedy_decode};
+pub(crate) use dropout::dropout_by;
 pub use dropout::{alpha_dropout, dropout, feature_dropout};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use loss::{

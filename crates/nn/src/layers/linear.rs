@@ -58,9 +58,14 @@ impl Linear {
         let bias = self.bias.as_ref().map(Param::tensor);
         let y = functional::linear(x, &self.weight.tensor(), bias.as_ref());
         match self.adapter() {
-            Some(Lora { a, b, scale }) => y.add(x.matmul(&a.tensor().t()).matmul(&b.tensor().t()).mul(scale)),
+            Some(lora) => y.add(lora.forward(x)),
             None => y,
         }
+    }
+
+    /// Whether an adapter ([`crate::lora`]) adds to what it computes, so that its weight alone does not say that.
+    pub fn is_adapted(&self) -> bool {
+        self.adapter().is_some()
     }
 
     pub(crate) fn adapter(&self) -> Option<Lora> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    AverageRecipe, OptimizerRecipe, Recipe, RecipeError, SampleRecipe, ScheduleRecipe, TrainRecipe,
+    AverageRecipe, LoraRecipe, OptimizerRecipe, Recipe, RecipeError, SampleRecipe, ScheduleRecipe, TrainRecipe,
     load::Source,
 };
 use crate::task::TaskRecipe;
@@ -29,6 +29,8 @@ struct File<O, M, D> {
     task: O,
     model: M,
     data: D,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lora: Option<LoraRecipe>,
     optimizer: OptimizerRecipe,
     #[serde(default)]
     schedule: ScheduleRecipe,
@@ -50,9 +52,9 @@ impl Source<'_> {
         M: DeserializeOwned,
         D: DeserializeOwned,
     {
-        let File { name, task, model, data, optimizer, schedule, average, train, sample } = self.read()?;
+        let File { name, task, model, data, lora, optimizer, schedule, average, train, sample } = self.read()?;
         let task = wrap(Sections { task, model, data });
-        Ok(Recipe { name, task, optimizer, schedule, average, train, sample })
+        Ok(Recipe { name, task, lora, optimizer, schedule, average, train, sample })
     }
 }
 
@@ -65,7 +67,7 @@ where
     /// The recipe with these sections as TOML.
     pub(crate) fn to_toml(&self, recipe: &Recipe) -> Result<String, toml::ser::Error> {
         let Sections { task, model, data } = self.clone();
-        let Recipe { name, optimizer, schedule, average, train, sample, .. } = recipe.clone();
-        toml::to_string(&File { name, task, model, data, optimizer, schedule, average, train, sample })
+        let Recipe { name, lora, optimizer, schedule, average, train, sample, .. } = recipe.clone();
+        toml::to_string(&File { name, task, model, data, lora, optimizer, schedule, average, train, sample })
     }
 }

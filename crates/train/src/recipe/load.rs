@@ -106,7 +106,7 @@ impl FromStr for Override {
 
 /// Sections whose `name` decides which keys they have, and the keys that all have.
 const CHOICES: [(&str, &[&str]); 2] = [
-    ("optimizer", &["lr", "weight_decay", "decay", "lookahead"]),
+    ("optimizer", &["lr", "weight_decay", "decay", "groups", "lookahead"]),
     ("schedule", &["warmup_steps", "warmup_from_zero", "min_lr"]),
 ];
 

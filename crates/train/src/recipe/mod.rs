@@ -3,11 +3,13 @@
 mod average;
 mod file;
 mod load;
+mod lora;
 mod optimizer;
 mod schedule;
 mod validate;
 
 use serde::{Deserialize, Serialize};
+use wgrad_nn::Module;
 use wgrad_optim::Clipping;
 use wgrad_tensor::DType;
 
@@ -17,7 +19,9 @@ pub use self::average::{AverageKind, AverageRecipe};
 pub use self::file::Sections;
 pub(crate) use self::load::Source;
 pub use self::load::{Override, RecipeError};
-pub use self::optimizer::{Decay, LookaheadRecipe, OptimizerRecipe, RestRecipe};
+pub use self::lora::LoraRecipe;
+use self::optimizer::unmatched;
+pub use self::optimizer::{Decay, GroupRecipe, LookaheadRecipe, OptimizerRecipe, RestRecipe};
 pub use self::schedule::ScheduleRecipe;
 pub(crate) use self::validate::{check, positive};
 
@@ -31,6 +35,8 @@ pub struct Recipe {
     pub name: String,
     /// What is learnt: `[task]`, `[model]` and `[data]`, whose keys depend on `task.kind`.
     pub task: TaskRecipe,
+    /// Adapters that are trained instead of the model's weights.
+    pub lora: Option<LoraRecipe>,
     /// The optimizer.
     pub optimizer: OptimizerRecipe,
     /// The learning rate over the steps.
@@ -100,6 +106,12 @@ pub struct TrainRecipe {
     /// Largest gradient of a unit (a row) as a share of the unit's weights: adaptive clipping. Absent: no clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_grad_adaptive: Option<f64>,
+    /// Names of parameters that stay as they are, `*` standing for any characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
+    /// Names of parameters that are trained although `freeze` names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfreeze: Vec<String>,
     /// Decides initial weights, data order and dropout masks.
     #[serde(default)]
     pub seed: u64,
@@ -118,6 +130,24 @@ pub struct TrainRecipe {
 }
 
 impl TrainRecipe {
+    /// Freezes and unfreezes parameters by their names.
+    ///
+    /// # Errors
+    /// [`RecipeError::Setting`] names the key whose patterns name nothing.
+    pub(crate) fn apply_freezing(&self, model: &dyn Module) -> Result<(), RecipeError> {
+        for (key, patterns, freeze) in
+            [("train.freeze", &self.freeze, true), ("train.unfreeze", &self.unfreeze, false)]
+        {
+            for pattern in patterns {
+                let named = if freeze { model.freeze(pattern) } else { model.unfreeze(pattern) };
+                if named == 0 {
+                    return Err(unmatched(key.to_owned(), std::slice::from_ref(pattern), model));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// How gradients are clipped.
     pub(crate) fn clipping(&self) -> Option<Clipping> {
         let adaptive = |clip_factor| Clipping::Adaptive { clip_factor, eps: 1e-3 };

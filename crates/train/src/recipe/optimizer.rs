@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use wgrad_nn::{Module, name_matches};
 use wgrad_optim::{
-    Clipping, Lookahead, OptimError, Optimizer, OptimizerSpec, Rest, all_parameters, decay_matrices_only,
+    Clipping, Lookahead, OptimError, Optimizer, OptimizerSpec, ParamGroup, Rest,
 };
 
 use super::RecipeError;
+use crate::error::Result as TrainResult;
 
 /// Which parameters decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +34,35 @@ pub struct OptimizerRecipe {
     /// Name and constants.
     #[serde(flatten)]
     pub spec: OptimizerSpec,
+    /// Parameters with a learning rate or a decay of their own; the first group that names a parameter holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupRecipe>,
     /// Another optimizer for parameters that the first cannot train, and for those that are named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rest: Option<RestRecipe>,
     /// Slow weights that the trained ones are pulled back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookahead: Option<LookaheadRecipe>,
+}
+
+/// One of `optimizer.groups`: discriminative learning rates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRecipe {
+    /// Names of parameters, `*` standing for any characters.
+    pub params: Vec<String>,
+    /// Their highest learning rate; it follows the schedule as `optimizer.lr` does, which it is by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Their weight decay. Default: `optimizer.weight_decay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+}
+
+impl GroupRecipe {
+    fn names(&self, name: &str) -> bool {
+        self.params.iter().any(|pattern| name_matches(pattern, name))
+    }
 }
 
 /// `optimizer.lookahead`: [`Lookahead`] around the optimizer.
@@ -81,11 +105,8 @@ impl OptimizerRecipe {
         &self,
         model: &dyn Module,
         clipping: Option<Clipping>,
-    ) -> Result<Box<dyn Optimizer>, OptimError> {
-        let groups = match self.decay {
-            Decay::Matrices => decay_matrices_only(model, self.weight_decay),
-            Decay::All => all_parameters(model, self.weight_decay),
-        };
+    ) -> TrainResult<Box<dyn Optimizer>> {
+        let groups = self.param_groups(model)?;
         let mut optimizer = match &self.rest {
             None => self.spec.build(groups)?,
             Some(rest) => {
@@ -105,6 +126,31 @@ impl OptimizerRecipe {
         })
     }
 
+    /// The groups that are named, then the rest; of each those that decay, then the others.
+    fn param_groups(&self, model: &dyn Module) -> Result<Vec<ParamGroup>, RecipeError> {
+        let mut all = Vec::new();
+        let default = GroupRecipe { params: vec!["*".into()], lr: None, weight_decay: None };
+        for (number, group) in self.groups.iter().chain([&default]).enumerate() {
+            let earlier = |name: &str| self.groups.iter().take(number).any(|group| group.names(name));
+            let mut found = number == self.groups.len();
+            for decays in [true, false] {
+                let decay = if decays { group.weight_decay.unwrap_or(self.weight_decay) } else { 0.0 };
+                let params = ParamGroup::of(model, decay, |name, param| {
+                    let decayed = self.decay == Decay::All || param.tensor().rank() >= 2;
+                    decayed == decays && group.names(name) && !earlier(name)
+                });
+                found |= !params.params.is_empty();
+                if !params.params.is_empty() {
+                    all.push(params.with_lr_scale(group.lr.map_or(1.0, |lr| lr / self.lr)));
+                }
+            }
+            if !found {
+                return Err(unmatched(format!("optimizer.groups[{number}].params"), &group.params, model));
+            }
+        }
+        Ok(all)
+    }
+
     /// What it is called in recipes.
     pub fn name(&self) -> String {
         name_of(&self.spec)
@@ -118,6 +164,13 @@ impl OptimizerRecipe {
         if let Some(LookaheadRecipe { k, alpha }) = self.lookahead {
             check("lookahead.k", k > 0, k, "1 or more")?;
             check("lookahead.alpha", (0.0..=1.0).contains(&alpha), alpha, "in 0..=1")?;
+        }
+        for (number, group) in self.groups.iter().enumerate() {
+            let key = |key: &str| format!("groups[{number}].{key}");
+            check(&key("params"), !group.params.is_empty(), "none", "one name of a parameter or more")?;
+            positive_rate(&key("lr"), group.lr.unwrap_or(1.0))?;
+            let decay = group.weight_decay.unwrap_or(0.0);
+            check(&key("weight_decay"), decay >= 0.0 && decay.is_finite(), decay, "0 or more")?;
         }
         if let Some(rest) = &self.rest {
             positive_rate("rest.lr", rest.lr)?;
@@ -149,6 +202,17 @@ impl OptimizerRecipe {
             )?;
         }
         Ok(())
+    }
+}
+
+/// Patterns that name no parameter.
+pub(crate) fn unmatched(key: String, patterns: &[String], model: &dyn Module) -> RecipeError {
+    let names: Vec<String> = model.named_parameters().into_iter().map(|(name, _)| name).collect();
+    let some: Vec<&str> = names.iter().step_by(names.len().div_ceil(8).max(1)).map(String::as_str).collect();
+    RecipeError::Setting {
+        key,
+        expected: format!("names of parameters, with `*` for any characters; there are {}", some.join(", ")),
+        found: patterns.join(", "),
     }
 }
 

@@ -42,6 +42,7 @@ impl Recipe {
         }
         self.validate_schedule()?;
         self.validate_average()?;
+        self.validate_lora()?;
         if let Some(sample) = &self.sample {
             sample.validate()?;
         }

@@ -127,6 +127,11 @@ pub(crate) trait TaskSpec {
         None
     }
 
+    /// The pre-trained model to which `[lora]` adds adapters; nothing where the task cannot have any.
+    fn adapts(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// The section by which a run of this task could not go on as one of the other: where the weights would mean something else.
     fn changed(&self, other: &TaskRecipe) -> Option<&'static str>;
 
@@ -178,8 +183,14 @@ pub(crate) trait Task {
     /// The loss of one pass, rank 0: the mean over its examples.
     fn loss(&self, batch: &Batch, ctx: &Context) -> Tensor;
 
-    /// Writes the model's files into a folder: those that [`Opening::Evaluate`] reads.
+    /// Writes the model's files into a folder: with those of [`Task::save_beside`], what [`Opening::Evaluate`] reads.
     fn save(&self, folder: &Path) -> Result<()>;
+
+    /// Writes what belongs to the model besides its weights: a tokenizer.
+    fn save_beside(&self, folder: &Path) -> Result<()> {
+        let _ = folder;
+        Ok(())
+    }
 
     /// Loads the weights that [`Task::save`] wrote.
     fn load(&self, folder: &Path) -> Result<()> {
@@ -309,7 +320,10 @@ fn check_model(
         OptimizerSpec::Adam(_) | OptimizerSpec::AdamW(_) => ("weights, gradients and two states of each", 2),
         _ => ("weights and gradients", 0),
     };
-    let needed = (parameters as u64).saturating_mul((2 + states) * size_of::<f32>() as u64);
+    // How many of them are trained is not known before there is a model.
+    let partly = recipe.lora.is_some() || !recipe.train.freeze.is_empty();
+    let (what, kept) = if partly { ("weights", 1) } else { (what, 2 + states) };
+    let needed = (parameters as u64).saturating_mul(kept * size_of::<f32>() as u64);
     if needed > available {
         let device = device.to_owned();
         return Err(TrainError::ModelTooLarge { device, parameters, what, needed, available, advice });

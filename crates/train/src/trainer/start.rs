@@ -218,7 +218,8 @@ pub(crate) fn warn(warning: String) {
 
 /// Refuses to continue a run as another model: what the weights mean is decided when a run begins.
 fn check_same_model(old: &Recipe, new: &Recipe, folder: &Path) -> Result<()> {
-    let Some(section) = old.task.spec().changed(&new.task) else { return Ok(()) };
+    let adapters = (old.lora != new.lora).then_some("[lora]");
+    let Some(section) = old.task.spec().changed(&new.task).or(adapters) else { return Ok(()) };
     let reason = format!(
         "{section} is not what the run began with, and its weights are of that model; leave it as it is in the run's \
          recipe.toml, or begin a new run"

@@ -1,8 +1,8 @@
 //! Validation loss.
 
 use wgrad_data::{Batch, validation_batches};
-use wgrad_models::{CausalLanguageModel, Gpt2LMHead};
-use wgrad_nn::Context;
+use wgrad_models::CausalLanguageModel;
+use wgrad_nn::{Context, functional::cross_entropy};
 use wgrad_tensor::{DeviceHandle, PendingValue, Tensor};
 
 use super::corpus::Validation;
@@ -17,7 +17,7 @@ use crate::recipe::Precision;
 /// # Errors
 /// The windows are longer than the model's context, or the device fails.
 pub(super) fn validation_loss(
-    model: &Gpt2LMHead,
+    model: &dyn CausalLanguageModel,
     validation: &Validation,
     batch: usize,
     loss_chunk: usize,
@@ -51,17 +51,17 @@ const MOST_CHUNKS: usize = 128;
 
 /// Mean cross-entropy of a batch's next tokens, rank 0, by way of logits of `loss_chunk` tokens at a time (0: of all at once).
 pub(super) fn next_token_loss(
-    model: &Gpt2LMHead,
+    model: &dyn CausalLanguageModel,
     inputs: &Tensor,
     targets: &Tensor,
     loss_chunk: usize,
     ctx: &Context,
 ) -> Tensor {
     if loss_chunk == 0 {
-        return Gpt2LMHead::next_token_loss(&model.forward(inputs, None, ctx), targets);
+        return cross_entropy(&model.forward(inputs, None, ctx), targets, None);
     }
     let chunk = loss_chunk.max(targets.elements().div_ceil(MOST_CHUNKS));
-    model.next_token_loss_in_chunks(&model.transformer.forward(inputs, None, ctx), targets, chunk)
+    model.next_token_loss_in_chunks(&model.transform(inputs, None, ctx), targets, chunk)
 }
 
 /// A batch as tensors `[batch, context]`.
@@ -76,7 +76,7 @@ mod tests {
 
     use wgrad_cpu::CpuDevice;
     use wgrad_data::{TokenStream, validation_windows};
-    use wgrad_models::{Gpt2Config, Gpt2Init};
+    use wgrad_models::{Gpt2Config, Gpt2Init, Gpt2LMHead};
     use wgrad_nn::Init;
 
     use super::*;

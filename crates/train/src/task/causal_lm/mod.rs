@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wgrad_data::{Tokenizer, TokenizerSpec, WindowSampler};
-use wgrad_models::{Gpt2Init, Gpt2LMHead};
+use wgrad_models::{
+    AutoModelForCausalLM, CausalLanguageModel, Gpt2Init, Gpt2LMHead, InitScheme, LlamaForCausalLM, gguf::GgufFile,
+};
 use wgrad_nn::{Context, Init, Module};
 use wgrad_tensor::{DType, DeviceHandle, Tensor};
 
@@ -20,14 +22,15 @@ use super::{
 };
 use crate::error::{Result, TrainError};
 use crate::plan::Savings;
-use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Sections, TrainRecipe};
+use crate::pretrained::{Pretrained, is_gguf};
+use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Sections, TrainRecipe, check};
 use crate::sample::{self, SampleOptions};
 use crate::scores::{bits_per_byte, perplexity};
 
-pub use self::recipe::{Gpt2Recipe, ModelKind, TextRecipe};
+pub use self::recipe::{DecoderRecipe, ModelKind, TextRecipe};
 
 /// `[model]` and `[data]` of a language model.
-pub type CausalLmRecipe = Sections<TaskOptions, Gpt2Recipe, TextRecipe>;
+pub type CausalLmRecipe = Sections<TaskOptions, DecoderRecipe, TextRecipe>;
 
 /// Fewer tokens than this make products too flat to be fast.
 const SMALLEST_CHUNK: usize = 128;
@@ -39,6 +42,8 @@ impl TaskSpec for CausalLmRecipe {
         sample: &mut Option<SampleRecipe>,
     ) -> Result<(), RecipeError> {
         self.model.validate()?;
+        let own = self.model.pretrained.is_none() || self.data.tokenizer == TokenizerSpec::default();
+        check("data.tokenizer", own, "another one", || "absent: model.pretrained has its own".into())?;
         self.model.complete(train, sample)
     }
 
@@ -47,7 +52,11 @@ impl TaskSpec for CausalLmRecipe {
     }
 
     fn width(&self) -> Option<usize> {
-        Some(self.model.n_embd)
+        self.model.n_embd
+    }
+
+    fn adapts(&self) -> Option<PathBuf> {
+        self.model.folder(self.data.root())
     }
 
     /// Dropout may change.
@@ -74,38 +83,69 @@ impl TaskSpec for CausalLmRecipe {
         warn: &mut dyn FnMut(String),
     ) -> Result<Box<dyn Task>> {
         let train = &recipe.train;
-        let new = |vocab_size, scheme| {
-            let init = Init::new(device, train.seed);
-            Gpt2LMHead::new(&self.model.config(vocab_size), &init, scheme)
+        let init = Init::new(device, train.seed);
+        let new = |vocab_size, scheme| -> Result<Box<dyn CausalLanguageModel>> {
+            Ok(Box::new(Gpt2LMHead::new(&self.model.config(vocab_size), &init, scheme)?))
         };
-        let (mut model, corpus) = match *opening {
-            Opening::Plan => (new(self.vocabulary()?, Gpt2Init::Zeros)?, None),
-            Opening::Begin { cache } => {
-                let corpus = Corpus::build(&self.data, train, None, cache, warn)?;
+        let base = self.model.folder(self.data.root());
+        let (mut model, corpus) = match (opening, &base) {
+            (Opening::Plan, Some(base)) => (planned(base, &init)?, None),
+            (Opening::Plan, None) => (new(self.vocabulary()?, Gpt2Init::Zeros)?, None),
+            (Opening::Begin { cache }, Some(base)) => {
+                let (model, tokenizer) = load(base, device, warn)?;
+                let parameters = model.num_parameters();
+                check_room(recipe, parameters, "another model.pretrained, or `[lora]`", device)?;
+                (model, Some(Corpus::build(&self.data, train, Some(tokenizer), *cache, warn)?))
+            }
+            (Opening::Begin { cache }, None) => {
+                let corpus = Corpus::build(&self.data, train, None, *cache, warn)?;
                 let vocab_size = corpus.tokenizer.vocab_size();
                 let parameters = self.model.config(vocab_size).parameters();
                 check_room(recipe, parameters, "model.n_layer, model.n_embd, the vocabulary", device)?;
-                let rescaled = self.model.rescale_residual_init;
-                let scheme = if rescaled { Gpt2Init::ScaledResiduals } else { Gpt2Init::Plain };
-                (new(vocab_size, scheme)?, Some(corpus))
+                (new(vocab_size, self.model.scheme())?, Some(corpus))
             }
-            Opening::Resume { cache, checkpoint } => {
-                let tokenizer = Tokenizer::load(checkpoint)?;
-                let corpus = Corpus::build(&self.data, train, Some(tokenizer), Some(cache), warn)?;
-                (new(corpus.tokenizer.vocab_size(), Gpt2Init::Zeros)?, Some(corpus))
+            (Opening::Resume { cache, checkpoint }, base) => {
+                let (model, tokenizer) = match base {
+                    Some(base) if recipe.lora.is_some() => (load(base, device, warn)?.0, Tokenizer::load(checkpoint)?),
+                    Some(_) => load(checkpoint, device, warn)?,
+                    None => {
+                        let tokenizer = Tokenizer::load(checkpoint)?;
+                        (new(tokenizer.vocab_size(), Gpt2Init::Zeros)?, tokenizer)
+                    }
+                };
+                (model, Some(Corpus::build(&self.data, train, Some(tokenizer), Some(*cache), warn)?))
             }
-            Opening::Evaluate { folder } => {
-                let tokenizer = Tokenizer::load(folder)?;
-                let model = Gpt2LMHead::from_pretrained(folder, device)?;
-                tokenizer.check_model(model.config().vocab_size)?;
+            (Opening::Evaluate { folder }, _) => {
+                let (model, tokenizer) = load(folder, device, warn)?;
                 let validation = Validation::build(&self.data, train, &tokenizer, None, warn)?;
                 (model, Some(Corpus { tokenizer, train: None, validation }))
             }
         };
+        check("train.context", train.context() <= model.max_context(), train.context(), || {
+            format!("at most the longest context of the model, {}", model.max_context())
+        })?;
         model.set_gradient_checkpointing(train.gradient_checkpointing.unwrap_or_default());
         let loss_chunk = train.loss_chunk.unwrap_or_default();
         Ok(Box::new(CausalLm { model, corpus, context: train.context(), loss_chunk }))
     }
+}
+
+/// A trained model with its tokenizer.
+fn load(
+    path: &Path,
+    device: &DeviceHandle,
+    warn: &mut dyn FnMut(String),
+) -> Result<(Box<dyn CausalLanguageModel>, Tokenizer)> {
+    Ok(Pretrained::load(path, device, warn)?.into_parts())
+}
+
+/// A model like the one in a folder or file, to be planned with: its weights are zeros where that is cheaper than reading them.
+fn planned(path: &Path, init: &Init) -> Result<Box<dyn CausalLanguageModel>> {
+    if is_gguf(path) {
+        let config = GgufFile::open(path)?.llama_config()?;
+        return Ok(Box::new(LlamaForCausalLM::new(&config, init, InitScheme::Zeros)?));
+    }
+    Ok(AutoModelForCausalLM::from_pretrained_as(path, init)?)
 }
 
 impl CausalLmRecipe {
@@ -119,9 +159,9 @@ impl CausalLmRecipe {
     }
 }
 
-/// GPT-2 and its text.
+/// A language model and its text.
 struct CausalLm {
-    model: Gpt2LMHead,
+    model: Box<dyn CausalLanguageModel>,
     /// Not there where a step is only planned.
     corpus: Option<Corpus>,
     context: usize,
@@ -140,7 +180,7 @@ impl CausalLm {
 
 impl Task for CausalLm {
     fn module(&self) -> &dyn Module {
-        &self.model
+        &*self.model
     }
 
     fn units(&self) -> Units {
@@ -153,11 +193,14 @@ impl Task for CausalLm {
 
     fn loss(&self, batch: &Batch, ctx: &Context) -> Tensor {
         let (inputs, targets) = (batch.get("input_ids"), batch.get("labels"));
-        next_token_loss(&self.model, &inputs, &targets, self.loss_chunk, ctx)
+        next_token_loss(&*self.model, &inputs, &targets, self.loss_chunk, ctx)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
-        self.model.save_pretrained(folder)?;
+        Ok(self.model.save_pretrained(folder)?)
+    }
+
+    fn save_beside(&self, folder: &Path) -> Result<()> {
         Ok(self.corpus()?.tokenizer.save(folder)?)
     }
 
@@ -184,7 +227,7 @@ impl Task for CausalLm {
 
     fn evaluate(&self, examples: usize, precision: Precision) -> Result<Measured> {
         let validation = &self.corpus()?.validation;
-        let loss = validation_loss(&self.model, validation, examples, self.loss_chunk, precision)?;
+        let loss = validation_loss(&*self.model, validation, examples, self.loss_chunk, precision)?;
         Ok(Measured { loss, metrics: Vec::new(), units: validation.tokens() })
     }
 
@@ -209,8 +252,8 @@ impl Task for CausalLm {
     }
 
     fn offers(&self, examples: usize) -> Offers {
-        let config = self.model.config();
-        let chunk = suggested_chunk(examples * self.context, config.n_embd, config.vocab_size);
+        let (width, vocab_size) = (self.model.hidden_size(), self.model.vocab_size());
+        let chunk = suggested_chunk(examples * self.context, width, vocab_size);
         Offers { gradient_checkpointing: true, loss_chunk: chunk }
     }
 
@@ -222,7 +265,7 @@ impl Task for CausalLm {
 
 impl Writer for CausalLm {
     fn write(&self, prompt: &str, options: &SampleOptions, each: &mut dyn FnMut(&str) -> bool) -> Result<()> {
-        sample::generate(&self.model, &self.corpus()?.tokenizer, prompt, options, each)
+        sample::generate(&*self.model, &self.corpus()?.tokenizer, prompt, options, each)
     }
 }
 

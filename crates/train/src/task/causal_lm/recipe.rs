@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wgrad_data::{TextSource, TokenizerSpec};
-use wgrad_models::Gpt2Config;
+use wgrad_models::{Gpt2Config, Gpt2Init};
 use wgrad_nn::Activation;
 
 use crate::recipe::{RecipeError, SampleRecipe, TrainRecipe, check, positive};
@@ -18,48 +18,56 @@ pub enum ModelKind {
     Gpt2,
 }
 
-/// The network, with the names of Hugging Face's `config.json`. The vocabulary comes from the tokenizer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A model that has been trained before, or a new GPT-2 with the names of Hugging Face's `config.json`, whose vocabulary comes from the
+/// tokenizer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Gpt2Recipe {
+pub struct DecoderRecipe {
+    /// The folder of a trained model, or a GGUF file, relative to `data.root`; then no other key is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrained: Option<PathBuf>,
     /// The kind of network.
-    #[serde(rename = "type")]
-    pub kind: ModelKind,
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ModelKind>,
     /// Number of blocks.
-    pub n_layer: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_layer: Option<usize>,
     /// Attention heads per block; divides `n_embd`.
-    pub n_head: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_head: Option<usize>,
     /// Width.
-    pub n_embd: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_embd: Option<usize>,
     /// Longest context in tokens.
-    pub n_positions: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_positions: Option<usize>,
     /// Width inside the feed-forward part. Default: `4 * n_embd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_inner: Option<usize>,
-    /// `gelu` (exact), `gelu_new` (tanh), `relu`, `silu`, `sigmoid`, `tanh`.
-    #[serde(default = "gelu_new")]
-    pub activation_function: Activation,
-    /// Whether the output projection is the token embedding.
-    #[serde(default = "yes")]
-    pub tie_word_embeddings: bool,
-    /// Added to the variance in LayerNorm.
-    #[serde(default = "layer_norm_epsilon")]
-    pub layer_norm_epsilon: f64,
-    /// Standard deviation of the initial weights.
-    #[serde(default = "initializer_range")]
-    pub initializer_range: f64,
-    /// Whether the projections onto the residual stream start `1 / sqrt(2 n_layer)` times smaller, as GPT-2's do.
-    #[serde(default = "yes")]
-    pub rescale_residual_init: bool,
-    /// Dropout after each block's projections.
-    #[serde(default)]
-    pub resid_pdrop: f64,
-    /// Dropout after the embeddings.
-    #[serde(default)]
-    pub embd_pdrop: f64,
-    /// Dropout of attention weights.
-    #[serde(default)]
-    pub attn_pdrop: f64,
+    /// `gelu` (exact), `gelu_new` (tanh), `relu`, `silu`, `sigmoid`, `tanh`. Default: `gelu_new`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_function: Option<Activation>,
+    /// Whether the output projection is the token embedding. Default: yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tie_word_embeddings: Option<bool>,
+    /// Added to the variance in LayerNorm. Default: 1e-5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_norm_epsilon: Option<f64>,
+    /// Standard deviation of the initial weights. Default: 0.02.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initializer_range: Option<f64>,
+    /// Whether the projections onto the residual stream start `1 / sqrt(2 n_layer)` times smaller, as GPT-2's do. Default: yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescale_residual_init: Option<bool>,
+    /// Dropout after each block's projections. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resid_pdrop: Option<f64>,
+    /// Dropout after the embeddings. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embd_pdrop: Option<f64>,
+    /// Dropout of attention weights. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attn_pdrop: Option<f64>,
 }
 
 /// The text: a training and a validation split, and the tokenizer.
@@ -98,46 +106,77 @@ impl TrainRecipe {
     }
 }
 
-impl Gpt2Recipe {
-    /// The model's configuration, in Hugging Face's terms.
+impl DecoderRecipe {
+    /// The configuration of a new model, in Hugging Face's terms.
     pub(super) fn config(&self, vocab_size: usize) -> Gpt2Config {
+        let usual = Gpt2Config::default();
         Gpt2Config {
             vocab_size,
-            n_positions: self.n_positions,
-            n_embd: self.n_embd,
-            n_layer: self.n_layer,
-            n_head: self.n_head,
+            n_positions: self.n_positions.unwrap_or(usual.n_positions),
+            n_embd: self.n_embd.unwrap_or(usual.n_embd),
+            n_layer: self.n_layer.unwrap_or(usual.n_layer),
+            n_head: self.n_head.unwrap_or(usual.n_head),
             n_inner: self.n_inner,
-            activation_function: self.activation_function,
-            resid_pdrop: self.resid_pdrop,
-            embd_pdrop: self.embd_pdrop,
-            attn_pdrop: self.attn_pdrop,
-            layer_norm_epsilon: self.layer_norm_epsilon,
-            initializer_range: self.initializer_range,
-            tie_word_embeddings: self.tie_word_embeddings,
-            ..Gpt2Config::default()
+            activation_function: self.activation_function.unwrap_or(Activation::GeluTanh),
+            resid_pdrop: self.resid_pdrop.unwrap_or(0.0),
+            embd_pdrop: self.embd_pdrop.unwrap_or(0.0),
+            attn_pdrop: self.attn_pdrop.unwrap_or(0.0),
+            layer_norm_epsilon: self.layer_norm_epsilon.unwrap_or(1e-5),
+            initializer_range: self.initializer_range.unwrap_or(0.02),
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(true),
+            ..usual
         }
     }
 
-    pub(super) fn validate(&self) -> Result<(), RecipeError> {
-        positive("model.n_layer", self.n_layer)?;
-        positive("model.n_head", self.n_head)?;
-        positive("model.n_embd", self.n_embd)?;
-        positive("model.n_positions", self.n_positions)?;
+    /// The folder or file of the trained model.
+    pub(super) fn folder(&self, root: &Path) -> Option<PathBuf> {
+        self.pretrained.as_ref().map(|folder| root.join(folder))
+    }
+
+    /// How the weights of a new model are drawn.
+    pub(super) fn scheme(&self) -> Gpt2Init {
+        if self.rescale_residual_init.unwrap_or(true) { Gpt2Init::ScaledResiduals } else { Gpt2Init::Plain }
+    }
+
+    /// Checks that it is one or the other, and fills in what a new model lacks.
+    pub(super) fn validate(&mut self) -> Result<(), RecipeError> {
+        if self.pretrained.is_some() {
+            let alone =
+                *self == DecoderRecipe { pretrained: self.pretrained.clone(), ..DecoderRecipe::default() };
+            return check("model.pretrained", alone, "other keys beside it", || {
+                "alone: the model's own configuration holds all others".into()
+            });
+        }
+        check("model.type", self.kind.is_some(), "nothing", || {
+            "`gpt2`, or model.pretrained with the folder of a model".into()
+        })?;
+        for (key, size) in [
+            ("model.n_layer", self.n_layer),
+            ("model.n_head", self.n_head),
+            ("model.n_embd", self.n_embd),
+            ("model.n_positions", self.n_positions),
+        ] {
+            check(key, size.is_some(), "nothing", || "1 or more".into())?;
+            positive(key, size.unwrap_or_default())?;
+        }
         positive("model.n_inner", self.n_inner.unwrap_or(1))?;
-        check("model.n_head", self.n_embd.is_multiple_of(self.n_head), self.n_head, || {
-            format!("a divisor of model.n_embd, {}", self.n_embd)
+        let config = self.config(1);
+        check("model.n_head", config.n_embd.is_multiple_of(config.n_head), config.n_head, || {
+            format!("a divisor of model.n_embd, {}", config.n_embd)
         })?;
         for (key, p) in [
-            ("model.resid_pdrop", self.resid_pdrop),
-            ("model.embd_pdrop", self.embd_pdrop),
-            ("model.attn_pdrop", self.attn_pdrop),
+            ("model.resid_pdrop", *self.resid_pdrop.get_or_insert(0.0)),
+            ("model.embd_pdrop", *self.embd_pdrop.get_or_insert(0.0)),
+            ("model.attn_pdrop", *self.attn_pdrop.get_or_insert(0.0)),
         ] {
             check(key, (0.0..1.0).contains(&p), p, || "in 0..1".into())?;
         }
-        let epsilon = self.layer_norm_epsilon;
+        self.activation_function.get_or_insert(config.activation_function);
+        self.tie_word_embeddings.get_or_insert(config.tie_word_embeddings);
+        self.rescale_residual_init.get_or_insert(true);
+        let epsilon = *self.layer_norm_epsilon.get_or_insert(config.layer_norm_epsilon);
         check("model.layer_norm_epsilon", epsilon > 0.0, epsilon, || "above 0".into())?;
-        let range = self.initializer_range;
+        let range = *self.initializer_range.get_or_insert(config.initializer_range);
         check("model.initializer_range", range >= 0.0 && range.is_finite(), range, || "0 or more".into())
     }
 
@@ -151,29 +190,21 @@ impl Gpt2Recipe {
             TaskKind::CausalLm,
             &["context", "gradient_checkpointing", "loss_chunk", "validation_windows"],
         )?;
-        let longest = self.n_positions;
-        let context = train.context.filter(|&context| context > 0).unwrap_or(longest);
-        train.context = Some(context);
-        check("train.context", context <= longest, context, || {
-            format!("at most model.n_positions, {longest}")
-        })?;
+        match self.n_positions {
+            Some(longest) => {
+                let context = train.context.filter(|&context| context > 0).unwrap_or(longest);
+                train.context = Some(context);
+                check("train.context", context <= longest, context, || {
+                    format!("at most model.n_positions, {longest}")
+                })?;
+            }
+            // A trained model's longest context may be more than anybody has memory for.
+            None => positive("train.context", *train.context.get_or_insert(256))?,
+        }
         train.gradient_checkpointing.get_or_insert(false);
         train.loss_chunk.get_or_insert(0);
         positive("train.validation_windows", *train.validation_windows.get_or_insert(200))?;
         sample.get_or_insert_default();
         Ok(())
     }
-}
-
-fn yes() -> bool {
-    true
-}
-fn gelu_new() -> Activation {
-    Activation::GeluTanh
-}
-fn layer_norm_epsilon() -> f64 {
-    1e-5
-}
-fn initializer_range() -> f64 {
-    0.02
 }

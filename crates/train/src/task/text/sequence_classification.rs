@@ -272,7 +272,10 @@ impl Task for SequenceClassification {
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
-        self.model.save_pretrained(folder)?;
+        Ok(self.model.save_pretrained(folder)?)
+    }
+
+    fn save_beside(&self, folder: &Path) -> Result<()> {
         Ok(self.data()?.tokenizer.save(folder)?)
     }
 
