@@ -10,7 +10,11 @@ use crate::args::ExportArgs;
 pub(crate) fn run(args: ExportArgs) -> Result<ExitCode, Failure> {
     let out = &args.out;
     if out.is_dir() && std::fs::read_dir(out)?.next().is_some() {
-        return Err(format!("expected an empty folder or none, found files in {}; name another one", out.display()).into());
+        return Err(format!(
+            "expected an empty folder or none, found files in {}; name another one",
+            out.display()
+        )
+        .into());
     }
     let opened = wgrad::devices().open(&args.device.device)?;
     let model =

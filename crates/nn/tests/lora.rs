@@ -156,7 +156,8 @@ fn an_adapter_s_dropout_is_drawn_for_each_pass_and_is_off_in_evaluation() -> Out
         net.forward(&input(&device)).to_vec::<f32>()
     };
     let plain = pass(Context::eval())?;
-    let (one, again, other) = (pass(Context::train(1, 1))?, pass(Context::train(1, 1))?, pass(Context::train(1, 2))?);
+    let (one, again, other) =
+        (pass(Context::train(1, 1))?, pass(Context::train(1, 1))?, pass(Context::train(1, 2))?);
     assert!(one == again && one != other && one != plain);
     assert_eq!(pass(Context::eval())?, plain);
     // On average nothing changes where the layer itself is linear.

@@ -35,8 +35,8 @@ pub use self::pretrained::Pretrained;
 pub use self::profile::{KernelTime, Profile};
 pub use self::progress::Waiting;
 pub use self::recipe::{
-    AverageKind, AverageRecipe, Decay, GroupRecipe, LookaheadRecipe, LoraRecipe, OptimizerRecipe, Override, Precision, Recipe,
-    RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, Sections, TrainRecipe,
+    AverageKind, AverageRecipe, Decay, GroupRecipe, LookaheadRecipe, LoraRecipe, OptimizerRecipe, Override,
+    Precision, Recipe, RecipeError, RestRecipe, SampleRecipe, ScheduleRecipe, Sections, TrainRecipe,
 };
 pub use self::run_folder::RunFolder;
 pub use self::sample::SampleOptions;

@@ -128,10 +128,9 @@ fn adapters_alone_are_trained_kept_continued_and_exported() {
 #[test]
 fn names_decide_what_is_frozen_and_how_fast_the_rest_learns() {
     let (dir, base) = setting();
-    let text = ADAPTED.replace("[lora]\nr = 4\nlora_alpha = 8\nlora_dropout = 0.1\n", "").replace(
-        "target_modules = [\"q_proj\", \"v_proj\", \"*mlp.*\"]\n",
-        "",
-    );
+    let text = ADAPTED
+        .replace("[lora]\nr = 4\nlora_alpha = 8\nlora_dropout = 0.1\n", "")
+        .replace("target_modules = [\"q_proj\", \"v_proj\", \"*mlp.*\"]\n", "");
     fs::write(dir.path().join("full.toml"), text).expect("written");
     let open = |settings: &[&str]| {
         let settings: Vec<_> = settings.iter().map(|text| text.parse().expect("key=value")).collect();
@@ -145,9 +144,8 @@ fn names_decide_what_is_frozen_and_how_fast_the_rest_learns() {
     ];
     let out = dir.path().join("run");
     train(open(&settings).expect("valid"), Some(&out), options()).expect("trained");
-    let load = |folder: &Path| {
-        safetensors::load(&folder.join("model.safetensors"), &device()).expect("weights")
-    };
+    let load =
+        |folder: &Path| safetensors::load(&folder.join("model.safetensors"), &device()).expect("weights");
     let after = load(&out.join("checkpoints/step-000003"));
     for ((name, then), (_, now)) in load(&base).iter().zip(&after) {
         let (then, now) = (then.to_vec::<f32>().expect("values"), now.to_vec::<f32>().expect("values"));
@@ -179,6 +177,7 @@ fn names_decide_what_is_frozen_and_how_fast_the_rest_learns() {
         let error = open(&[setting]).expect_err("refused").to_string();
         assert!(error.contains(key), "{error}");
     }
-    let error = train(open(&["train.context=65"]).expect("readable"), Some(&dir.path().join("long")), options());
+    let error =
+        train(open(&["train.context=65"]).expect("readable"), Some(&dir.path().join("long")), options());
     assert!(error.expect_err("too long").to_string().contains("train.context"));
 }

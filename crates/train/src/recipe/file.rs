@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    AverageRecipe, LoraRecipe, OptimizerRecipe, Recipe, RecipeError, SampleRecipe, ScheduleRecipe, TrainRecipe,
-    load::Source,
+    AverageRecipe, LoraRecipe, OptimizerRecipe, Recipe, RecipeError, SampleRecipe, ScheduleRecipe,
+    TrainRecipe, load::Source,
 };
 use crate::task::TaskRecipe;
 
@@ -52,7 +52,8 @@ impl Source<'_> {
         M: DeserializeOwned,
         D: DeserializeOwned,
     {
-        let File { name, task, model, data, lora, optimizer, schedule, average, train, sample } = self.read()?;
+        let File { name, task, model, data, lora, optimizer, schedule, average, train, sample } =
+            self.read()?;
         let task = wrap(Sections { task, model, data });
         Ok(Recipe { name, task, lora, optimizer, schedule, average, train, sample })
     }

@@ -25,7 +25,8 @@ pub struct LoraRecipe {
 
 impl Default for LoraRecipe {
     fn default() -> Self {
-        let LoraConfig { r, lora_alpha, lora_dropout, use_rslora, target_modules, .. } = LoraConfig::default();
+        let LoraConfig { r, lora_alpha, lora_dropout, use_rslora, target_modules, .. } =
+            LoraConfig::default();
         LoraRecipe { r, lora_alpha, lora_dropout, use_rslora, target_modules }
     }
 }
@@ -48,16 +49,30 @@ impl Recipe {
         let base = self.task.spec().adapts().is_some();
         let dropout = lora.lora_dropout;
         let checks = [
-            ("lora", base, "a section".to_owned(), "absent: only language models with `model.pretrained` are adapted"),
+            (
+                "lora",
+                base,
+                "a section".to_owned(),
+                "absent: only language models with `model.pretrained` are adapted",
+            ),
             ("lora.r", lora.r > 0, lora.r.to_string(), "1 or more"),
             ("lora.lora_alpha", lora.lora_alpha.is_finite(), lora.lora_alpha.to_string(), "finite"),
             ("lora.lora_dropout", (0.0..1.0).contains(&dropout), dropout.to_string(), "in 0..1"),
-            ("lora.target_modules", !lora.target_modules.is_empty(), "none".to_owned(), "one name of a layer or more"),
+            (
+                "lora.target_modules",
+                !lora.target_modules.is_empty(),
+                "none".to_owned(),
+                "one name of a layer or more",
+            ),
             ("average", self.average.is_none(), "a section".to_owned(), "absent where there is `[lora]`"),
         ];
         for (key, good, found, expected) in checks {
             if !good {
-                return Err(RecipeError::Setting { key: key.to_owned(), expected: expected.to_owned(), found });
+                return Err(RecipeError::Setting {
+                    key: key.to_owned(),
+                    expected: expected.to_owned(),
+                    found,
+                });
             }
         }
         Ok(())

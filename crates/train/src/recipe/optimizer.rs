@@ -2,9 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use wgrad_nn::{Module, name_matches};
-use wgrad_optim::{
-    Clipping, Lookahead, OptimError, Optimizer, OptimizerSpec, ParamGroup, Rest,
-};
+use wgrad_optim::{Clipping, Lookahead, OptimError, Optimizer, OptimizerSpec, ParamGroup, Rest};
 
 use super::RecipeError;
 use crate::error::Result as TrainResult;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use wgrad_data::{Tokenizer, TokenizerSpec, WindowSampler};
 use wgrad_models::{
-    AutoModelForCausalLM, CausalLanguageModel, Gpt2Init, Gpt2LMHead, InitScheme, LlamaForCausalLM, gguf::GgufFile,
+    AutoModelForCausalLM, CausalLanguageModel, Gpt2Init, Gpt2LMHead, InitScheme, LlamaForCausalLM,
+    gguf::GgufFile,
 };
 use wgrad_nn::{Context, Init, Module};
 use wgrad_tensor::{DType, DeviceHandle, Tensor};
@@ -106,7 +107,9 @@ impl TaskSpec for CausalLmRecipe {
             }
             (Opening::Resume { cache, checkpoint }, base) => {
                 let (model, tokenizer) = match base {
-                    Some(base) if recipe.lora.is_some() => (load(base, device, warn)?.0, Tokenizer::load(checkpoint)?),
+                    Some(base) if recipe.lora.is_some() => {
+                        (load(base, device, warn)?.0, Tokenizer::load(checkpoint)?)
+                    }
                     Some(_) => load(checkpoint, device, warn)?,
                     None => {
                         let tokenizer = Tokenizer::load(checkpoint)?;
