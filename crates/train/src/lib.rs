@@ -51,5 +51,6 @@ pub use self::task::image_classification::{
 pub use self::task::text::{
     BertRecipe, LabelledTextRecipe, MaskedLmOptions, MaskedLmRecipe, SequenceClassificationRecipe,
 };
+pub use self::task::text::{MarianRecipe, PairsRecipe, TranslationOptions, TranslationRecipe};
 pub use self::task::{Measured, TaskKind, TaskOptions, TaskRecipe, Units};
 pub use self::trainer::{Outcome, ProfileOptions, RunOptions, resume, train};

@@ -212,10 +212,10 @@ fn chat(folder: &Path) -> Option<ChatTemplate> {
     Some(ChatTemplate::new(&source, &token("bos_token"), &token("eos_token")))
 }
 
-/// The folder that `path` means: itself where it holds a model, a checkpoint (its files are compared with their checksums), or a run
+/// The folder or file that `path` means: itself where it is or holds a model, a checkpoint (its files are compared with their checksums), or a run
 /// folder's last valid checkpoint.
 pub(crate) fn model_folder(path: &Path, warn: impl FnMut(String)) -> Result<PathBuf> {
-    if (path.join("config.json").is_file() || is_lora(path)) && !Checkpoint::is_at(path) {
+    if is_gguf(path) || (path.join("config.json").is_file() || is_lora(path)) && !Checkpoint::is_at(path) {
         return Ok(path.to_owned());
     }
     Ok(Checkpoint::find(path, warn)?.0.path)

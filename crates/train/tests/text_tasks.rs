@@ -172,3 +172,77 @@ fn what_does_not_fit_is_refused_before_training() {
     assert!(error(MASKED, &["task.masking.probability=2"]).contains("probability"));
     assert!(error(MASKED, &["train.context=600"]).contains("at most"));
 }
+
+const TRANSLATOR: &str = r#"
+[task]
+kind = "translation"
+num_beams = 2
+translated = 8
+[model]
+d_model = 32
+encoder_layers = 1
+decoder_layers = 1
+encoder_attention_heads = 2
+decoder_attention_heads = 2
+max_position_embeddings = 32
+dropout = 0.0
+[data]
+train = { files = ["pairs.tsv"], columns = ["en", "es"] }
+validation = { files = ["pairs.tsv"], columns = ["en", "es"] }
+tokenizer = { kind = "unigram", vocab_size = 80 }
+max_length = 32
+pad_to_multiple_of = 8
+[optimizer]
+name = "adamw"
+lr = 4e-3
+[train]
+steps = 300
+batch_size = 8
+eval_every = 150
+checkpoint_every = 150
+"#;
+
+#[test]
+fn a_translator_learns_goes_on_and_is_scored_from_its_folder() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (english, spanish) = (["one", "two", "three", "four"], ["uno", "dos", "tres", "cuatro"]);
+    let pair = |i: usize| {
+        let all = |words: [&str; 4]| {
+            [0, 1, 4, 6].map(|shift: usize| words[(i >> shift.min(4)) % 4 ^ (i >> 2) % 4]).join(" ")
+        };
+        format!("{}\t{}\n", all(english), all(spanish))
+    };
+    let rows: String = (0..48).map(pair).collect();
+    fs::write(dir.path().join("pairs.tsv"), format!("en\tes\n{rows}")).expect("written");
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let full = recipe(dir.path(), TRANSLATOR, &[]);
+    train(full.clone(), Some(&whole), options()).expect("trained");
+    let lines = validation(&whole);
+    let last = lines.last().expect("a validation");
+    assert!(last.loss < 0.5 && last.metrics["bleu"] > 80.0 && last.metrics["copy_bleu"] < 10.0, "{lines:?}");
+    let found = evaluate(&full, &whole, &options().device, |warning| panic!("{warning}")).expect("measured");
+    assert!((found.measured.loss - last.loss).abs() < 1e-6);
+    assert_eq!(found.measured.metrics[0].1, last.metrics["bleu"]);
+    train(recipe(dir.path(), TRANSLATOR, &["train.steps=150"]), Some(&parts), options()).expect("trained");
+    resume(&parts, None, &["train.steps=300".parse().expect("key=value")], options()).expect("continued");
+    assert_eq!(validation(&parts).last().expect("a validation").loss, last.loss);
+
+    fs::write(dir.path().join("pairs.tsv"), "en\tes\none\tuno\ntwo\t\n").expect("written");
+    for (settings, part) in [
+        (&[][..], "line 3"),
+        (&["data.train.columns=['en', 'fr']"], "fr"),
+        (&["data.validation.columns=['en']"], "data.validation.columns"),
+        (&["data.max_length=33"], "data.max_length"),
+        (&["data.tokenizer={kind='bytes'}"], "data.tokenizer"),
+        (&["model.encoder_attention_heads=3"], "encoder_attention_heads"),
+    ] {
+        let settings: Vec<_> = settings.iter().map(|text| text.parse().expect("key=value")).collect();
+        let read = Recipe::from_file(&dir.path().join("task.toml"), &settings);
+        let told = read.map_err(|error| error.to_string()).and_then(|recipe| {
+            let out = tempfile::tempdir().expect("a temporary folder");
+            train(recipe, Some(out.path()), options()).map_err(|error| error.to_string())
+        });
+        let told = told.expect_err("refused");
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}

@@ -96,6 +96,8 @@ tasks! {
     "masked-lm" => MaskedLm(text::MaskedLmRecipe),
     /// Telling classes of texts.
     "sequence-classification" => SequenceClassification(text::SequenceClassificationRecipe),
+    /// Writing a text in another language.
+    "translation" => Translation(text::TranslationRecipe),
     /// Telling what an image shows.
     "image-classification" => ImageClassification(image_classification::ImageClassificationRecipe),
 }

@@ -1,10 +1,12 @@
-//! Tasks of BERTs on text: guessing hidden tokens, and telling classes of texts.
+//! Tasks on text: guessing hidden tokens, telling classes of texts, translating.
 
 mod examples;
 mod masked_lm;
 mod model;
 mod sequence_classification;
+mod translation;
 
 pub use self::masked_lm::{MaskedLmOptions, MaskedLmRecipe};
 pub use self::model::BertRecipe;
 pub use self::sequence_classification::{LabelledTextRecipe, SequenceClassificationRecipe};
+pub use self::translation::{MarianRecipe, PairsRecipe, TranslationOptions, TranslationRecipe};
