@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use wgrad_data::{
-    BatchPlan, Documents, EncodeOptions, Encoding, IGNORED_LABEL, LengthBuckets, Table, TableSource, TextBatch,
-    TextEncoder, Tokenizer, TokenizerSpec,
+    BatchPlan, Documents, EncodeOptions, Encoding, IGNORED_LABEL, LengthBuckets, Table, TableSource,
+    TextBatch, TextEncoder, Tokenizer, TokenizerSpec,
 };
 use wgrad_models::seq2seq::{BeamSearch, EncoderDecoder, beam_search, seq2seq_loss};
 use wgrad_models::{BartConfig, MarianMTModel};
@@ -41,7 +41,12 @@ pub struct TranslationOptions {
 
 impl Default for TranslationOptions {
     fn default() -> Self {
-        TranslationOptions { kind: TaskKind::Translation, label_smoothing: 0.1, num_beams: 4, translated: 100 }
+        TranslationOptions {
+            kind: TaskKind::Translation,
+            label_smoothing: 0.1,
+            num_beams: 4,
+            translated: 100,
+        }
     }
 }
 
@@ -256,7 +261,9 @@ impl Pairs {
             let row = row?;
             let texts = [row.text(0)?.to_owned(), row.text(1)?.to_owned()];
             if let Some(empty) = texts.iter().position(|text| text.trim().is_empty()) {
-                return Err(row.error(format!("column `{}` is empty, expected a text", table.columns()[empty])));
+                return Err(
+                    row.error(format!("column `{}` is empty, expected a text", table.columns()[empty]))
+                );
             }
             pairs.encoded.push([encoder.encode(&texts[0], None)?, encoder.encode(&texts[1], None)?]);
             pairs.texts.push(texts);
@@ -278,7 +285,8 @@ impl Pairs {
         };
         let (source, target) = (side(0), side(1));
         let kept = wanted * target.width;
-        let counts = |(i, (&id, &mask)): (usize, (&i32, &i32))| if mask == 1 && i < kept { id } else { IGNORED_LABEL };
+        let counts =
+            |(i, (&id, &mask)): (usize, (&i32, &i32))| if mask == 1 && i < kept { id } else { IGNORED_LABEL };
         let labels: Vec<i32> =
             target.input_ids.iter().zip(&target.attention_mask).enumerate().map(counts).collect();
         let tokens = labels.iter().filter(|&&label| label != IGNORED_LABEL).count();
@@ -309,7 +317,12 @@ struct Translation {
 }
 
 impl Translation {
-    fn new(recipe: &TranslationRecipe, model: MarianMTModel, data: Option<Data>, device: &DeviceHandle) -> Self {
+    fn new(
+        recipe: &TranslationRecipe,
+        model: MarianMTModel,
+        data: Option<Data>,
+        device: &DeviceHandle,
+    ) -> Self {
         let (max_length, multiple) = (recipe.data.max_length, recipe.data.pad_to_multiple_of);
         Translation { model, data, task: recipe.task, max_length, multiple, device: device.clone() }
     }
@@ -442,7 +455,8 @@ impl Task for Translation {
             ("pairs".to_owned(), measured.units.to_string()),
             ("validation loss".to_owned(), format!("{:.4} nats per token", measured.loss)),
         ];
-        lines.extend(measured.metrics.iter().map(|(name, value)| ((*name).to_owned(), format!("{value:.2}"))));
+        lines
+            .extend(measured.metrics.iter().map(|(name, value)| ((*name).to_owned(), format!("{value:.2}"))));
         lines
     }
 }
