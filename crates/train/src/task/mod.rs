@@ -30,7 +30,6 @@ macro_rules! tasks {
     ($($(#[doc = $doc:literal])* $name:literal => $variant:ident($recipe:ty)),* $(,)?) => {
         /// The task of a recipe, with the sections that are its own.
         #[derive(Clone, Debug, PartialEq)]
-        #[expect(clippy::large_enum_variant, reason = "a program holds a recipe or two")]
         pub enum TaskRecipe {
             $($(#[doc = $doc])* $variant($recipe),)*
         }
