@@ -65,7 +65,7 @@ fn options() -> RunOptions {
 /// Sentences that say what they are, in many lengths.
 fn data(folder: &Path) {
     let sentence = |i: usize| {
-        let good = i % 2 == 0;
+        let good = i.is_multiple_of(2);
         let word = if good { ["good", "great", "lovely"] } else { ["bad", "awful", "dreadful"] }[i / 2 % 3];
         let rest = ["the film", "the food was cold", "we came here", "again and again and again"][i / 3 % 4];
         format!("{rest} {word} {i}\t{}\n", if good { "positive" } else { "negative" })
@@ -208,7 +208,7 @@ fn a_translator_learns_goes_on_and_is_scored_from_its_folder() {
     let (english, spanish) = (["one", "two", "three", "four"], ["uno", "dos", "tres", "cuatro"]);
     let pair = |i: usize| {
         let all = |words: [&str; 4]| {
-            [0, 1, 4, 6].map(|shift: usize| words[(i >> shift.min(4)) % 4 ^ (i >> 2) % 4]).join(" ")
+            [0, 1, 4, 6].map(|shift: usize| words[((i >> shift.min(4)) % 4) ^ ((i >> 2) % 4)]).join(" ")
         };
         format!("{}\t{}\n", all(english), all(spanish))
     };
