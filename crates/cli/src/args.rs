@@ -74,7 +74,8 @@ pub(crate) struct TrainArgs {
     pub(crate) out: Option<PathBuf>,
     /// Measure the kernels of N steps after a warm-up, print them by time, write a trace for https://ui.perfetto.dev, and
     /// train on.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3")]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3",
+        value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) profile: Option<u64>,
     /// Where the trace goes; default: trace.json in the run folder.
     #[arg(long, value_name = "FILE", requires = "profile")]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
-use clap::ValueEnum;
+use clap::{ValueEnum, builder::RangedU64ValueParser};
 use serde::Serialize;
 use wgrad::{
     prelude::DeviceHandle,
@@ -29,10 +29,10 @@ pub(crate) struct Args {
     #[arg(long, default_value = "auto")]
     device: String,
     /// Timed steps.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = at_least_one())]
     steps: usize,
     /// Steps before the timed ones; the first of them is reported as `first_step_s`.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one())]
     warmup: usize,
     /// JSON lines alone, without the readable line that goes to the terminal's error stream.
     #[arg(long)]
@@ -47,6 +47,10 @@ pub(crate) struct Args {
     /// The folder of the traces; one is named WORKLOAD-DEVICE.json.
     #[arg(long, value_name = "DIR", default_value = "target/profile")]
     profile_out: PathBuf,
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// Steps that `--profile` measures.
@@ -174,8 +178,8 @@ fn time(workload: &'static str, step: &mut dyn Step, args: &Args, device: &Devic
     let mut host = Vec::new();
     let mut first = 0.0;
     let mut before = device.stats();
-    for n in 0..args.warmup.max(1) + args.steps.max(1) {
-        if n == args.warmup.max(1) {
+    for n in 0..args.warmup + args.steps {
+        if n == args.warmup {
             before = device.stats();
         }
         let run_before = device.stats().run_nanos;
@@ -189,7 +193,7 @@ fn time(workload: &'static str, step: &mut dyn Step, args: &Args, device: &Devic
         if n == 0 {
             first = elapsed;
         }
-        if n >= args.warmup.max(1) {
+        if n >= args.warmup {
             seconds.push(elapsed);
             // The CPU runtime computes while it runs a program; a GPU is only given the work.
             let computing = match device.info().kind {

@@ -135,7 +135,11 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => return Err(format!("unknown unit `{}`; use KiB, MiB, GiB or KB, MB, GB", unit.trim())),
     };
     let number: f64 = number.parse().map_err(|_| "expected a number of bytes such as 8GiB".to_owned())?;
-    Ok((number * factor) as u64)
+    let bytes = number * factor;
+    if bytes >= u64::MAX as f64 {
+        return Err("expected fewer than 2^64 bytes, such as 8GiB".to_owned());
+    }
+    Ok(bytes as u64)
 }
 
 #[cfg(test)]

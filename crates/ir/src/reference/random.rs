@@ -14,13 +14,16 @@ use crate::{
 pub type Choice = (u8, usize, usize, [usize; 3]);
 
 /// No node of a random graph has more elements.
-const MAX_ELEMENTS: usize = 300;
+const MAX_ELEMENTS: usize = 2000;
 
 /// What [`random_graph`] takes for its scalars: a number and the word of a random key.
 pub const RANDOM_GRAPH_SCALARS: [f64; 2] = [0.625, 77.0];
 
 /// What a random graph is made of: extents of its first input, decisions, and which nodes are outputs.
 pub type RandomGraph = (Vec<usize>, Vec<Choice>, Vec<usize>);
+
+/// Extents that fill vectors, blocks and tiles, and some more: graphs of small ones alone never leave the first.
+pub const LARGE_EXTENTS: [usize; 6] = [8, 17, 33, 67, 130, 257];
 
 /// The parts of a random graph by number, the same ones every time.
 pub fn random_parts(number: u32) -> RandomGraph {
@@ -29,11 +32,15 @@ pub fn random_parts(number: u32) -> RandomGraph {
         drawn += 1;
         philox::word(drawn, 0, number, [5, 9]) as usize % limit
     };
-    let dims = (0..1 + draw(3)).map(|_| 1 + draw(4)).collect();
+    let mut dims: Vec<usize> = (0..1 + draw(3)).map(|_| 1 + draw(4)).collect();
     let choices = (0..1 + draw(23))
         .map(|_| (draw(256) as u8, draw(1 << 16), draw(1 << 16), [draw(9), draw(9), draw(9)]))
         .collect();
     let wanted = (0..draw(3)).map(|_| draw(1 << 16)).collect();
+    if draw(4) == 0 {
+        let axis = draw(dims.len());
+        dims[axis] = LARGE_EXTENTS[draw(LARGE_EXTENTS.len())];
+    }
     (dims, choices, wanted)
 }
 

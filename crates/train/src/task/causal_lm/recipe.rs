@@ -190,17 +190,13 @@ impl DecoderRecipe {
             TaskKind::CausalLm,
             &["context", "gradient_checkpointing", "loss_chunk", "validation_windows"],
         )?;
-        match self.n_positions {
-            Some(longest) => {
-                let context = train.context.filter(|&context| context > 0).unwrap_or(longest);
-                train.context = Some(context);
-                check("train.context", context <= longest, context, || {
-                    format!("at most model.n_positions, {longest}")
-                })?;
-            }
-            // A trained model's longest context may be more than anybody has memory for.
-            None => positive("train.context", *train.context.get_or_insert(256))?,
-        }
+        // A trained model's longest context may be more than anybody has memory for.
+        let context = *train.context.get_or_insert(self.n_positions.unwrap_or(256));
+        positive("train.context", context)?;
+        let longest = self.n_positions.unwrap_or(context);
+        check("train.context", context <= longest, context, || {
+            format!("at most model.n_positions, {longest}")
+        })?;
         train.gradient_checkpointing.get_or_insert(false);
         train.loss_chunk.get_or_insert(0);
         positive("train.validation_windows", *train.validation_windows.get_or_insert(200))?;
