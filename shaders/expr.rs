@@ -193,7 +193,13 @@ impl<'k> Emitter<'k> {
             }
             Expr::Unary(op, a) => self.unary(*op, &format!("v{}", a.0)),
             Expr::Binary(op, a, b) => self.binary(*op, dtype, &format!("v{}", a.0), &format!("v{}", b.0)),
-            Expr::Compare(op, a, b) => compare(*op, of(*a), a.0, b.0),
+            Expr::Compare(op, a, b) => match self.special(*op, *a, *b) {
+                Some(test) => {
+                    self.library.need(Part::Extreme);
+                    test
+                }
+                None => compare(*op, of(*a), a.0, b.0),
+            },
             Expr::Select(c, a, b) => format!("select(v{}, v{}, v{})", b.0, a.0, c.0),
             Expr::Cast(a) => {
                 let from = of(*a);
@@ -209,6 +215,26 @@ impl<'k> Emitter<'k> {
                 return Err(KernelError::Inconsistent("this value has no plain form here".into()));
             }
         })
+    }
+
+    /// Comparisons that ask whether a float is NaN, infinite or neither, by its bits.
+    fn special(&self, op: CompareOp, a: ExprId, b: ExprId) -> Option<String> {
+        let node = |id: ExprId| &self.exprs[id.index()];
+        if !node(a).dtype.is_float() {
+            return None;
+        }
+        let largest = Literal::from_f64(DType::F32, f64::from(f32::MAX));
+        match (op, &node(a).expr, &node(b).expr) {
+            (CompareOp::Ne, ..) if a == b => Some(format!("w_is_nan(v{})", a.0)),
+            (CompareOp::Eq, ..) if a == b => Some(format!("!w_is_nan(v{})", a.0)),
+            (CompareOp::Gt, Expr::Unary(UnaryOp::Abs, x), Expr::Const(c)) if *c == largest => {
+                Some(format!("w_is_infinite(v{})", x.0))
+            }
+            (CompareOp::Le, Expr::Unary(UnaryOp::Abs, x), Expr::Const(c)) if *c == largest => {
+                Some(format!("!(w_is_infinite(v{0}) || w_is_nan(v{0}))", x.0))
+            }
+            _ => None,
+        }
     }
 
     fn unary(&mut self, op: UnaryOp, a: &str) -> String {
@@ -245,8 +271,10 @@ impl<'k> Emitter<'k> {
                 format!("select({a} / select({b}, {one}, {b} == {zero}), {zero}, {b} == {zero})")
             }
             BinaryOp::Div => format!("{a} / {b}"),
-            BinaryOp::Max => format!("max({a}, {b})"),
-            BinaryOp::Min => format!("min({a}, {b})"),
+            BinaryOp::Max | BinaryOp::Min => {
+                self.library.need(Part::Extreme);
+                extreme(op == BinaryOp::Max, dtype, a, b)
+            }
             BinaryOp::Pow => {
                 self.library.need(Part::Pow);
                 format!("w_pow({a}, {b})")
@@ -320,6 +348,12 @@ impl<'k> Emitter<'k> {
 
 fn integer_literal(v: i32) -> String {
     if v < 0 { format!("({v}i)") } else { format!("{v}i") }
+}
+
+/// The larger or the smaller of two numbers; floats need [`Part::Extreme`].
+pub(crate) fn extreme(larger: bool, dtype: DType, a: &str, b: &str) -> String {
+    let (own, name) = (if dtype.is_float() { "w_" } else { "" }, if larger { "max" } else { "min" });
+    format!("{own}{name}({a}, {b})")
 }
 
 fn compare(op: CompareOp, dtype: DType, a: u32, b: u32) -> String {

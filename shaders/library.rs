@@ -14,12 +14,13 @@ pub(crate) enum Part {
     Pow,
     Rem,
     Convert,
+    Extreme,
     Half,
     Philox,
 }
 
 /// Every part, those that others need first.
-const ALL: [(Part, &str, &[Part]); 11] = [
+const ALL: [(Part, &str, &[Part]); 12] = [
     (Part::Special, include_str!("math/special.wgsl"), &[]),
     (Part::Exp, include_str!("math/exp.wgsl"), &[]),
     (Part::Log, include_str!("math/log.wgsl"), &[Part::Special]),
@@ -29,6 +30,7 @@ const ALL: [(Part, &str, &[Part]); 11] = [
     (Part::Pow, include_str!("math/pow.wgsl"), &[Part::Special, Part::Exp, Part::Log]),
     (Part::Rem, include_str!("math/rem.wgsl"), &[Part::Special]),
     (Part::Convert, include_str!("math/convert.wgsl"), &[]),
+    (Part::Extreme, include_str!("math/extreme.wgsl"), &[]),
     (Part::Half, include_str!("math/half.wgsl"), &[]),
     (Part::Philox, include_str!("math/philox.wgsl"), &[]),
 ];

@@ -9,9 +9,10 @@ use wgrad_ir::{
 use crate::{
     Dispatch, KernelError,
     bindings::value_type,
-    expr::{At, Emitter, outer_views},
+    expr::{At, Emitter, extreme, outer_views},
     grid::Grid,
     index::{Axis, check_elements, check_iterations, collapse, stride, write_coordinates},
+    library::Part,
     unroll::unroll,
     wide::{Lanes, wide_loads},
 };
@@ -238,10 +239,13 @@ fn results(kernel: &ReduceKernel, emitter: &mut Emitter<'_>) -> Result<String, K
         // The first element of a maximum counts twice: there is no least number to start from.
         starts.push(if out.op == ReduceOp::Sum { format!("{ty}()") } else { format!("v.s{n}") });
         by_element |= out.op != ReduceOp::Sum && kernel.inner.elements() > 0;
+        let (a, b) = (format!("a.s{n}"), format!("b.s{n}"));
         combined.push(match out.op {
-            ReduceOp::Sum => format!("a.s{n} + b.s{n}"),
-            ReduceOp::Max => format!("max(a.s{n}, b.s{n})"),
-            ReduceOp::Min => format!("min(a.s{n}, b.s{n})"),
+            ReduceOp::Sum => format!("{a} + {b}"),
+            op => {
+                emitter.library.need(Part::Extreme);
+                extreme(op == ReduceOp::Max, dtype, &a, &b)
+            }
         });
         let _ = writeln!(stores, "{buffer}[o] = v.s{n};");
     }

@@ -8,7 +8,7 @@ use super::{WHAT, is_per_row, phases::Phases, phases::Sum};
 use crate::{
     KernelError,
     bindings::value_type,
-    expr::{At, Emitter},
+    expr::{At, Emitter, extreme},
     index::{Axis, address, write_coordinates},
     library::Part,
     wide::{Lanes, is_wide},
@@ -103,23 +103,28 @@ impl Writer<'_, '_> {
         for sum in sums {
             let dtype = self.kernel.exprs[sum.id].dtype;
             let start = self.identity(sum.op, dtype)?;
+            if sum.op != ReduceOp::Sum {
+                self.emitter.library.need(Part::Extreme);
+            }
             for lane in 0..lanes {
                 let _ = writeln!(out, "var t{}_{lane}: {} = {start};", sum.id, value_type(WHAT, dtype)?);
             }
         }
         let wanted: Vec<ExprId> = sums.iter().map(|s| s.value).collect();
+        let kernel = self.kernel;
+        let combine = |sum: &Sum, a: &str, b: &str| combine(sum.op, kernel.exprs[sum.id].dtype, a, b);
         self.walk(out, &wanted, given, |out, lane| {
             for sum in sums {
                 let total = format!("t{}_{lane}", sum.id);
-                let _ = writeln!(out, "{total} = {};", combine(sum.op, &total, &format!("v{}", sum.value.0)));
+                let _ = writeln!(out, "{total} = {};", combine(sum, &total, &format!("v{}", sum.value.0)));
             }
         })?;
         for sum in sums {
             let t = |lane: usize| format!("t{}_{lane}", sum.id);
             let mut total = t(0);
             if self.wide {
-                let (low, high) = (combine(sum.op, &t(0), &t(1)), combine(sum.op, &t(2), &t(3)));
-                total = combine(sum.op, &format!("({low})"), &format!("({high})"));
+                let (low, high) = (combine(sum, &t(0), &t(1)), combine(sum, &t(2), &t(3)));
+                total = combine(sum, &format!("({low})"), &format!("({high})"));
             }
             let name = if self.team == 1 { "v" } else { "t" };
             let _ = writeln!(out, "let {name}{} = {total};", sum.id);
@@ -134,11 +139,12 @@ impl Writer<'_, '_> {
     fn tree(&mut self, out: &mut String, p: usize, sums: &[Sum]) -> Result<(), KernelError> {
         let (mut pairs, mut results) = (String::new(), String::new());
         for sum in sums {
-            let (id, ty) = (sum.id, value_type(WHAT, self.kernel.exprs[sum.id].dtype)?);
+            let dtype = self.kernel.exprs[sum.id].dtype;
+            let (id, ty) = (sum.id, value_type(WHAT, dtype)?);
             let _ = writeln!(self.head, "var<workgroup> partial{id}: array<{ty}, {}>;", self.size);
             let _ = writeln!(out, "partial{id}[local] = t{id};");
             let (a, b) = (format!("partial{id}[local]"), format!("partial{id}[local + half{p}]"));
-            let _ = writeln!(pairs, "{a} = {};", combine(sum.op, &a, &b));
+            let _ = writeln!(pairs, "{a} = {};", combine(sum.op, dtype, &a, &b));
             let _ = writeln!(results, "let v{id} = partial{id}[local - member];");
         }
         let _ = writeln!(
@@ -282,10 +288,9 @@ impl Writer<'_, '_> {
     }
 }
 
-fn combine(op: ReduceOp, a: &str, b: &str) -> String {
+fn combine(op: ReduceOp, dtype: DType, a: &str, b: &str) -> String {
     match op {
         ReduceOp::Sum => format!("{a} + {b}"),
-        ReduceOp::Max => format!("max({a}, {b})"),
-        ReduceOp::Min => format!("min({a}, {b})"),
+        op => extreme(op == ReduceOp::Max, dtype, a, b),
     }
 }

@@ -69,6 +69,7 @@ const NAMES: [(&str, Activation); 18] = [
 
 impl Activation {
     /// Applies it to every element; shape and dtype stay.
+    #[track_caller]
     pub fn forward(self, x: &Tensor) -> Tensor {
         match self {
             Activation::Gelu => x.gelu(),

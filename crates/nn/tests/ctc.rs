@@ -64,6 +64,18 @@ fn losses_are_those_of_all_alignments() {
 }
 
 #[test]
+fn one_sequence_needs_no_axis_of_sequences_and_the_blank_may_be_a_label() {
+    let log_probs = logits(4, 1, 3).log_softmax(-1);
+    let (targets, four, two) = (ints(&[1, 0], &[2]), ints(&[4], &[1]), ints(&[2], &[1]));
+    let batch = ctc_loss(&log_probs, &targets, &four, &two, NONE);
+    let alone = ctc_loss(&log_probs.squeeze(1), &targets, &four.reshape([]), &two.reshape([]), NONE);
+    assert_eq!((alone.rank(), batch.shape().dims()), (0, &[1][..]));
+    assert_eq!(alone.item().unwrap(), batch.item().unwrap());
+    // As PyTorch counts it: four states that read as blanks and one label, each entered from the one before.
+    assert!(batch.item().unwrap().is_finite());
+}
+
+#[test]
 fn another_class_may_be_the_blank() {
     let log_probs = logits(5, 1, 3).log_softmax(-1);
     let options = CtcOptions { blank: 2, ..NONE };
@@ -74,7 +86,7 @@ fn another_class_may_be_the_blank() {
 }
 
 #[test]
-fn what_no_alignment_fits_is_infinite_or_zero_without_a_gradient() {
+fn what_no_alignment_fits_is_infinite_without_a_gradient_or_zero() {
     let x = logits(4, 2, 3);
     let targets = ints(&[1, 1, 2, 1, 2, 1], &[2, 3]);
     let (lengths, sizes) = (ints(&[3, 4], &[2]), ints(&[3, 3], &[2]));
@@ -86,7 +98,9 @@ fn what_no_alignment_fits_is_infinite_or_zero_without_a_gradient() {
         assert!(values[1].is_finite());
         let gradient = grad(&losses.narrow(0, 1, 1).sum_all(), &[&x]).unwrap()[0].to_vec::<f64>().unwrap();
         let (first, second): (Vec<_>, Vec<_>) = gradient.chunks(3).enumerate().partition(|(i, _)| i % 2 == 0);
-        assert!(first.iter().all(|(_, g)| g.iter().all(|&g| g == 0.0)));
+        // Of three frames; the fourth does not count.
+        let nothing = |i: usize, g: f64| if zero_infinity || i == 6 { g == 0.0 } else { g.is_nan() };
+        assert!(first.iter().all(|(i, g)| g.iter().all(|&g| nothing(*i, g))), "{first:?}");
         assert!(second.iter().any(|(_, g)| g.iter().any(|&g| g != 0.0)));
     }
     // Probabilities of zero are as good as no alignment.
@@ -163,4 +177,23 @@ fn what_does_not_fit_is_an_error_that_says_what_was_expected() {
     assert!(found.contains("targets [2, labels]"), "{found}");
     let found = message(&x.narrow(0, 0, 1).squeeze(0), &targets, &lengths, &sizes, NONE);
     assert!(found.contains("[frames, sequences, classes], got f64[2, 3]"), "{found}");
+    // Labels that count must be classes; those beyond a target's length may be anything.
+    let found = message(&x, &ints(&[1, 3, 2], &[3]), &lengths, &sizes, NONE);
+    assert!(found.contains("targets lie in 1..=3, but there are 3 classes"), "{found}");
+    assert!(ctc_loss(&x, &ints(&[1, 7, 1, 2], &[2, 2]), &lengths, &sizes, NONE).realize().is_ok());
+    // The host does not know the elements of a sum.
+    let more = |values: &[i32], shape: &[usize]| ints(values, shape).sub(1.0);
+    for (targets, lengths, sizes) in [
+        (ints(&[1, 0, 1, 3], &[2, 2]), lengths.clone(), sizes.clone()),
+        (ints(&[1, 0, 1, -1], &[2, 2]), lengths.clone(), sizes.clone()),
+        (more(&[2, 1, 4], &[3]), lengths.clone(), sizes.clone()),
+        (targets.clone(), more(&[5, 6], &[2]), sizes.clone()),
+        (targets.clone(), lengths.clone(), more(&[2, 4], &[2])),
+        (ints(&[1, 2, 1, 2], &[4]), lengths.clone(), sizes.clone()),
+    ] {
+        let failed = ctc_loss(&x, &targets, &lengths, &sizes, NONE).to_vec::<f64>();
+        assert!(failed.unwrap_err().to_string().contains("out of range"));
+    }
+    let (targets, sizes) = (more(&[2, 2, 3], &[3]), ints(&[1, 2], &[2]));
+    assert!(ctc_loss(&x, &targets, &more(&[5, 5], &[2]), &sizes, NONE).to_vec::<f64>().is_ok());
 }

@@ -131,12 +131,48 @@ fn what_does_not_fit_is_an_error_that_says_what_was_expected() {
     let x = numbers(&[5, 2, 3]);
     let found = message(&numbers(&[5, 2, 4]), None, None);
     assert!(found.contains("[time, batch, width] of width 3, got f64[5, 2, 4]"), "{found}");
-    let found = message(&numbers(&[5, 3]), None, None);
-    assert!(found.contains("[time, batch, width], got f64[5, 3]"), "{found}");
+    let found = message(&numbers(&[3]), None, None);
+    assert!(found.contains("[time, batch, width], got f64[3]"), "{found}");
+    let found = message(&numbers(&[5, 3]), None, Some(&lengths(&[5])));
+    assert!(found.contains("no lengths and states [layers, hidden] beside one sequence [5, 3]"), "{found}");
     let found = message(&x, Some(&numbers(&[2, 1, 4])), None);
     assert!(found.contains("states f64[1, 2, 4], got f64[2, 1, 4]"), "{found}");
     let found = message(&x, None, Some(&lengths(&[5, 6])));
     assert!(found.contains("lengths lie in 5..=6, but there are 5 steps"), "{found}");
     let found = message(&x, None, Some(&lengths(&[5])));
     assert!(found.contains("integer lengths of 2 sequences, got i32[1]"), "{found}");
+    // The host does not know the elements of a sum.
+    let (y, _) = layer.forward(&x, None, Some(&lengths(&[5, 5]).add(1.0)), &ctx);
+    assert!(y.to_vec::<f64>().unwrap_err().to_string().contains("out of range"));
+    let (y, _) = layer.forward(&x, None, Some(&lengths(&[3, 4]).add(1.0)), &ctx);
+    assert!(y.to_vec::<f64>().is_ok());
+    for options in [
+        RecurrentOptions { num_layers: 0, ..RecurrentOptions::default() },
+        RecurrentOptions { dropout: f64::NAN, ..RecurrentOptions::default() },
+    ] {
+        let (y, h) = GRU::new(&init(), 3, 4, options).forward(&x, None, None, &ctx);
+        let found = y.realize().unwrap_err().to_string();
+        assert!(found.contains("expects 1 or more layers") && h.error().is_some(), "{found}");
+    }
+}
+
+#[test]
+fn one_sequence_needs_no_axis_of_the_batch() {
+    let ctx = Context::eval();
+    for batch_first in [false, true] {
+        let options = RecurrentOptions { batch_first, ..DEEP };
+        let (gru, lstm) = (GRU::new(&init(), 3, 4, options), LSTM::new(&init(), 3, 4, options));
+        let (x, h, c) = (numbers(&[5, 3]), numbers(&[4, 4]), numbers(&[4, 4]).neg());
+        let axis = if batch_first { 0 } else { 1 };
+        let (y, after) = gru.forward(&x, Some(&h), None, &ctx);
+        let (z, k) = gru.forward(&x.unsqueeze(axis), Some(&h.unsqueeze(1)), None, &ctx);
+        assert_eq!((y.shape().dims(), after.shape().dims()), (&[5, 8][..], &[4, 4][..]));
+        assert_close(&y, &z);
+        assert_close(&after, &k);
+        let (y, (_, after)) = lstm.forward(&x, Some((&h, &c)), None, &ctx);
+        let (z, (_, k)) =
+            lstm.forward(&x.unsqueeze(axis), Some((&h.unsqueeze(1), &c.unsqueeze(1))), None, &ctx);
+        assert_close(&y, &z);
+        assert_close(&after, &k);
+    }
 }

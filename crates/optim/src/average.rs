@@ -8,7 +8,7 @@ use serde_json::json;
 use wgrad_nn::Param;
 use wgrad_tensor::{Donation, Tensor, TensorError, eval_donating};
 
-use crate::{Clipping, OptimError, Optimizer, OptimizerState, StepOutcome};
+use crate::{Clipping, GradScaler, OptimError, Optimizer, OptimizerState, StepOutcome};
 
 /// `θ + α (θ_target - θ)` for each weight, in one program and in the memory of the old ones where nobody else needs them. All
 /// tensors are leaves.
@@ -62,11 +62,14 @@ impl AveragedModel {
     /// Takes the parameters as they are into the averages.
     ///
     /// # Errors
-    /// A parameter cannot be computed; or the averages are in the model ([`AveragedModel::swap`]).
+    /// A parameter cannot be computed; the averages are in the model ([`AveragedModel::swap`]); a decay is not in `0..=1`.
     pub fn update_parameters(&mut self) -> Result<(), OptimError> {
         if self.swapped {
             let message = "the model holds its averages; swap them back before it is averaged again";
             return Err(OptimError::Unsuited(message.to_owned()));
+        }
+        if let Averaging::Ema { decay } = self.averaging {
+            crate::error::check("decay", (0.0..=1.0).contains(&decay), decay, "in 0..=1")?;
         }
         let now: Vec<Tensor> = self.params.iter().map(|(_, param)| param.tensor()).collect();
         if self.n_averaged == 0 {
@@ -197,6 +200,10 @@ impl<O: Optimizer> Optimizer for Lookahead<O> {
 
     fn set_clipping(&mut self, clipping: Option<Clipping>) {
         self.inner.set_clipping(clipping);
+    }
+
+    fn set_grad_scaler(&mut self, scaler: Option<GradScaler>) -> bool {
+        self.inner.set_grad_scaler(scaler)
     }
 
     fn set_momentum(&mut self, momentum: f64) -> bool {

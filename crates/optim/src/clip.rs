@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
+use crate::{OptimError, error::check};
+
 /// What is done to gradients that are too long.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -21,6 +23,24 @@ pub enum Clipping {
         /// `ε`, so that units of zeros can grow; the paper's is 1e-3.
         eps: f64,
     },
+}
+
+impl Clipping {
+    /// Whether the limits make sense: numbers of 0 or more.
+    ///
+    /// # Errors
+    /// [`OptimError::Value`] names the one that does not.
+    pub fn check(&self) -> Result<(), OptimError> {
+        let limit = |name: &str, found: f64| check(name, found >= 0.0, found, "0 or more");
+        match *self {
+            Clipping::Norm(max_norm) => limit("max_norm", max_norm),
+            Clipping::Value(value) => limit("clip_value", value),
+            Clipping::Adaptive { clip_factor, eps } => {
+                limit("clip_factor", clip_factor)?;
+                limit("eps", eps)
+            }
+        }
+    }
 }
 
 /// `√(Σ g²)` over all elements of all gradients, rank 0; `None` for no gradients.

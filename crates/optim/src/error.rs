@@ -33,6 +33,17 @@ pub enum OptimError {
     },
 }
 
+/// Checks decay rates of running means.
+pub(crate) fn check_betas(betas: (f64, f64)) -> Result<(), OptimError> {
+    let share = |x: f64| (0.0..1.0).contains(&x);
+    check("betas", share(betas.0) && share(betas.1), format!("{betas:?}"), "two numbers in 0..1")
+}
+
+/// Checks a number that must be finite and not negative.
+pub(crate) fn check_not_negative(name: &str, found: f64) -> Result<(), OptimError> {
+    check(name, found >= 0.0 && found.is_finite(), found, "finite and 0 or more")
+}
+
 /// Checks a setting; NaN fails every comparison and is thereby refused.
 pub(crate) fn check(
     name: &str,

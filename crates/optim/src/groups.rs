@@ -2,6 +2,8 @@
 
 use wgrad_nn::{Module, Param};
 
+use crate::{OptimError, error::check_not_negative};
+
 /// Parameters that share their settings.
 #[derive(Clone, Debug)]
 pub struct ParamGroup {
@@ -30,6 +32,15 @@ impl ParamGroup {
         let params =
             module.named_parameters().into_iter().filter(|(name, param)| wanted(name, param)).collect();
         ParamGroup::new(params, weight_decay)
+    }
+
+    /// Whether the settings make sense.
+    ///
+    /// # Errors
+    /// [`OptimError::Value`]: weight decay or the factor of the learning rate is negative or not finite.
+    pub fn check(&self) -> Result<(), OptimError> {
+        check_not_negative("weight_decay", self.weight_decay)?;
+        check_not_negative("lr_scale", self.lr_scale)
     }
 
     /// The same parameters with their learning rate multiplied.

@@ -13,7 +13,8 @@ pub trait Optimizer {
     /// [`StepOutcome::unused`]); neither decays.
     ///
     /// # Errors
-    /// The loss, a gradient or the update cannot be computed, or nothing is left to train. Nothing has changed then.
+    /// The loss, a gradient or the update cannot be computed, nothing is left to train, or a setting makes no sense
+    /// ([`OptimError::Value`]). Nothing has changed then.
     fn step(&mut self, loss: &Tensor) -> Result<StepOutcome, OptimError>;
 
     /// One update by an optimizer that may need the loss at several points. `closure` computes the loss from the parameters as they
@@ -38,13 +39,14 @@ pub trait Optimizer {
     /// A tensor carries an error, or an operation has no gradient.
     fn grads(&self, loss: &Tensor) -> Result<Vec<(String, Option<Tensor>)>, OptimError>;
 
-    /// The learning rate of the next steps.
+    /// The learning rate of the next steps, finite and 0 or more: another one is an error of the next step.
     fn set_lr(&mut self, lr: f64);
 
     /// The learning rate.
     fn lr(&self) -> f64;
 
-    /// What is done to long gradients from now on, or `None` for no clipping (the default).
+    /// What is done to long gradients from now on, or `None` for no clipping (the default). Limits that are negative or NaN are an error
+    /// of the next step.
     fn set_clipping(&mut self, clipping: Option<Clipping>);
 
     /// The global norm to which gradients are clipped from now on, or `None` for no clipping: [`Clipping::Norm`].
@@ -123,7 +125,7 @@ impl Optimizer for Box<dyn Optimizer> {
 pub struct StepOutcome {
     /// The loss before the update, rank 0; the mean over micro-batches where gradients were accumulated.
     pub loss: Tensor,
-    /// The global norm of the gradients before clipping, rank 0; 0 where a [`GradScaler`] skipped the step.
+    /// The global norm of the gradients before clipping, rank 0; not finite where a [`GradScaler`] skipped the step.
     pub grad_norm: Tensor,
     /// Trainable parameters that the loss does not depend on. They were not changed.
     pub unused: Vec<String>,

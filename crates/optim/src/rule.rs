@@ -3,6 +3,8 @@
 use wgrad_runtime::DeviceHandle;
 use wgrad_tensor::{DType, Shape, Tensor};
 
+use crate::OptimError;
+
 /// The formula by which an optimizer changes parameters. A new optimizer is one implementation of this trait;
 /// [`Stepper`](crate::Stepper) makes a full [`Optimizer`](crate::Optimizer) of it.
 ///
@@ -13,6 +15,14 @@ use wgrad_tensor::{DType, Shape, Tensor};
 pub trait UpdateRule {
     /// The rule's name in saved states.
     fn name(&self) -> &'static str;
+
+    /// Whether the constants make sense: PyTorch's limits, where it has the rule. Checked before each update.
+    ///
+    /// # Errors
+    /// [`OptimError::Value`] names the first constant that does not, and what it may be.
+    fn check(&self) -> Result<(), OptimError> {
+        Ok(())
+    }
 
     /// The learning rate that an optimizer of this rule begins with: PyTorch's default.
     fn default_lr(&self) -> f64 {
@@ -62,6 +72,10 @@ pub trait UpdateRule {
 impl UpdateRule for Box<dyn UpdateRule> {
     fn name(&self) -> &'static str {
         (**self).name()
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        (**self).check()
     }
 
     fn default_lr(&self) -> f64 {

@@ -2,6 +2,8 @@
 
 use wgrad_tensor::{DType, DeviceHandle, Tensor};
 
+use crate::{OptimError, error::check};
+
 /// A dynamic loss scale, as PyTorch's `GradScaler` keeps it: the loss is multiplied by the scale before it is differentiated, so that
 /// small gradients survive in f16, and the gradients are divided by it before they are used. A step whose gradients are not all
 /// finite changes no parameter and no state, and lowers the scale; after `growth_interval` finite steps in succession it is raised.
@@ -12,6 +14,8 @@ use wgrad_tensor::{DType, DeviceHandle, Tensor};
 pub struct GradScaler {
     /// The scale and the number of finite steps since it last changed, `f32`, rank 0.
     state: [Tensor; 2],
+    /// The scale to begin with.
+    first: f64,
     /// What the scale is multiplied by after enough finite steps.
     pub growth_factor: f64,
     /// What it is multiplied by after a step with gradients that are not finite.
@@ -34,10 +38,28 @@ impl GradScaler {
         let leaf = |x: f64| Tensor::from_vec(vec![x as f32], [], device);
         GradScaler {
             state: [leaf(scale), leaf(0.0)],
+            first: scale,
             growth_factor: 2.0,
             backoff_factor: 0.5,
             growth_interval: 2000,
         }
+    }
+
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    /// [`OptimError::Value`] names the one that does not, and what it may be.
+    pub fn check(&self) -> Result<(), OptimError> {
+        let GradScaler { first, growth_factor, backoff_factor, growth_interval, .. } = *self;
+        check("scale", first > 0.0 && first.is_finite(), first, "above 0 and finite")?;
+        check(
+            "growth_factor",
+            growth_factor >= 1.0 && growth_factor.is_finite(),
+            growth_factor,
+            "1 or more",
+        )?;
+        check("backoff_factor", 0.0 < backoff_factor && backoff_factor < 1.0, backoff_factor, "in 0..1")?;
+        check("growth_interval", growth_interval > 0, growth_interval, "1 or more")
     }
 
     /// The scale of the next step.

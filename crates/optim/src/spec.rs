@@ -1,14 +1,13 @@
 //! Optimizers by name, for recipes and configuration files.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use wgrad_nn::Param;
 use wgrad_tensor::Shape;
 
 use crate::{
     AdadeltaConfig, AdafactorConfig, AdafactorHfConfig, AdagradConfig, AdamConfig, AdamWConfig, AdamaxConfig,
     AsgdConfig, LambConfig, Lbfgs, LbfgsConfig, LionConfig, MuonConfig, NAdamConfig, OptimError, Optimizer,
-    ParamGroup, RAdamConfig, RmsPropConfig, RpropConfig, SgdConfig, Stepper, UpdateRule, error::check,
+    ParamGroup, RAdamConfig, RmsPropConfig, RpropConfig, SgdConfig, Stepper, UpdateRule,
 };
 
 /// An optimizer and its constants as a value: `{ name = "sgd", momentum = 0.9 }`. Names are lower case, constants are spelt as
@@ -101,37 +100,11 @@ impl OptimizerSpec {
     /// # Errors
     /// [`OptimError::Value`] names the first constant that no run can have, and what it may be.
     pub fn check(&self) -> Result<(), OptimError> {
-        let constants = serde_json::to_value(self).unwrap_or_default();
-        for (key, value) in constants.as_object().into_iter().flatten() {
-            let all: Vec<f64> = match value {
-                Value::Array(list) => list.iter().filter_map(Value::as_f64).collect(),
-                other => other.as_f64().into_iter().collect(),
-            };
-            let shares = |x: &f64| (0.0..1.0).contains(x);
-            let (good, expected): (bool, &str) = match (key.as_str(), self) {
-                ("betas", _) => (all.iter().all(shares), "two numbers in 0..1"),
-                ("momentum" | "rho" | "beta1", _) | ("alpha", OptimizerSpec::RmsProp(_)) => {
-                    (all.iter().all(shares), "in 0..1")
-                }
-                ("ns_coefficients" | "beta2_decay" | "decay_rate", _) => {
-                    (all.iter().all(|x| x.is_finite()), "finite")
-                }
-                ("d" | "clip_threshold" | "ns_steps" | "max_iter" | "history_size", _) => {
-                    (all.iter().all(|x| *x > 0.0), "above 0")
-                }
-                ("etas", _) => (all[0] > 0.0 && all[0] < 1.0 && all[1] > 1.0, "one in 0..1 and one above 1"),
-                ("step_sizes", _) => (all[0] > 0.0 && all[0] < all[1], "two increasing numbers above 0"),
-                ("nesterov", OptimizerSpec::Sgd(sgd)) => {
-                    let plain = sgd.momentum > 0.0 && sgd.dampening == 0.0;
-                    (!sgd.nesterov || plain, "false without momentum, or with dampening")
-                }
-                _ => (all.iter().all(|x| *x >= 0.0), "0 or more"),
-            };
-            // JSON has no NaN: what is not finite has come here as null.
-            let whole = value.as_array().is_none_or(|list| list.len() == all.len() || key == "eps");
-            check(key, good && whole && !value.is_null(), value, expected)?;
+        match (self, self.rule()) {
+            (OptimizerSpec::Lbfgs(config), _) => config.check(),
+            (_, Some(rule)) => rule.check(),
+            (_, None) => Ok(()),
         }
-        Ok(())
     }
 
     /// The optimizer of these groups.

@@ -12,6 +12,7 @@ use crate::{
     GradScaler, Numbers, OptimError, Optimizer, OptimizerState, ParamGroup, StepOutcome, UpdateRule,
     arena::{Arena, Member, Part, build, with_name},
     clip::{Clipping, clip_adaptive, clip_coefficient, clip_value, global_norm},
+    error::check_not_negative,
     saved,
 };
 
@@ -98,6 +99,15 @@ impl<R: UpdateRule> Stepper<R> {
     /// The rules with their constants, one for each group.
     pub fn rules(&self) -> &[R] {
         &self.rules
+    }
+
+    /// Refuses settings that no step can be made with.
+    fn check(&self) -> Result<(), OptimError> {
+        check_not_negative("lr", self.lr)?;
+        self.clipping.map_or(Ok(()), |clipping| clipping.check())?;
+        self.scaler.as_ref().map_or(Ok(()), GradScaler::check)?;
+        self.rules.iter().try_for_each(UpdateRule::check)?;
+        self.groups.iter().try_for_each(ParamGroup::check)
     }
 
     /// Names and shapes of what the rule of a group keeps.
@@ -242,7 +252,7 @@ impl<R: UpdateRule> Stepper<R> {
         if let Some(scaler) = &self.scaler {
             flat.iter_mut().flatten().for_each(|g| *g = scaler.unscaled(g));
         }
-        let mut grad_norm = global_norm(flat.iter().flatten())?;
+        let grad_norm = global_norm(flat.iter().flatten())?;
         // No comparison holds for a NaN.
         let finite = self.scaler.as_ref().map(|_| grad_norm.lt(f64::from(f32::MAX)));
         let coefficient = match self.clipping {
@@ -285,9 +295,6 @@ impl<R: UpdateRule> Stepper<R> {
             updates.push((number, value, state));
         }
         let scaler = self.scaler.as_ref().zip(finite.as_ref()).map(|(scaler, finite)| scaler.next(finite));
-        if let Some(finite) = &finite {
-            grad_norm = finite.where_(&grad_norm, &Tensor::zeros([], grad_norm.dtype(), grad_norm.device()));
-        }
         Some(Traced { loss: mean_loss, grad_norm, updates, scaler })
     }
 
@@ -327,10 +334,12 @@ impl<R: UpdateRule> Stepper<R> {
 
 impl<R: UpdateRule> Optimizer for Stepper<R> {
     fn step(&mut self, loss: &Tensor) -> Result<StepOutcome, OptimError> {
+        self.check()?;
         let gradients = self.scaled_gradients(loss)?;
         let nothing = || {
-            let message = "the loss depends on none of the trainable parameters; compute it from the model's tensors \
-                of this step (`Param::tensor`), not from detached or older ones";
+            let message = "the loss depends on none of the trainable parameters; compute it anew for each step, from the model's \
+                tensors as they are then (`Param::tensor`), and not from detached ones: making the optimizer and every step \
+                give parameters new tensors, so that a loss computed before is one of the old ones";
             OptimError::NothingToTrain(message.to_owned())
         };
         if !self.has_gradient(&gradients) {
@@ -365,6 +374,7 @@ impl<R: UpdateRule> Optimizer for Stepper<R> {
     }
 
     fn accumulate(&mut self, loss: &Tensor) -> Result<Tensor, OptimError> {
+        self.check()?;
         let gradients = self.scaled_gradients(loss)?;
         self.arrange(&gradients)?;
         let sums: Vec<Option<Tensor>> = self.arenas.iter().map(|arena| arena.gradient(&gradients)).collect();

@@ -43,8 +43,8 @@ pub enum DeviceError {
     },
     /// A kernel met an index outside of its table.
     #[error(
-        "{device}: an index computed on the device was out of range (it was clamped); check token ids against the vocabulary \
-        size and positions against the context length"
+        "{device}: an index or value computed on the device was out of range; check token ids against the vocabulary size, \
+        positions against the context length, targets against the classes, lengths against the steps, probabilities against 0..1"
     )]
     IndexOutOfRange {
         /// The device.

@@ -1,13 +1,31 @@
 //! Operands of binary operations: tensors and Rust numbers, broadcast to one shape.
 
-use wgrad_ir::{Op, Shape};
+use wgrad_ir::{DType, Op, Shape};
 
 use crate::Tensor;
 
 /// The right-hand side of a binary operation: a tensor, or a number that takes the other operand's dtype and device.
-pub trait IntoOperand {
+///
+/// Beside integers and truth values a number means what it means in PyTorch: a whole one is an integer (beside `bool`, an `i32`),
+/// and wraps where the dtype does not hold it; any other one, 0.5 or NaN, makes both operands `f32`. Nothing is cut off.
+pub trait IntoOperand: Sized {
     /// The operand beside `like`.
     fn into_operand(self, like: &Tensor) -> Tensor;
+
+    /// Both operands of an arithmetic operation.
+    fn beside(self, left: &Tensor) -> (Tensor, Tensor) {
+        (left.clone(), self.into_operand(left))
+    }
+
+    /// Both operands of a logical operation, to which a number is true unless it is 0.
+    fn logical(self, left: &Tensor) -> (Tensor, Tensor) {
+        (left.clone(), self.into_operand(left))
+    }
+
+    /// Both operands of a comparison, which is one of numbers, whatever the dtype holds.
+    fn compared(self, left: &Tensor) -> (Tensor, Tensor) {
+        (left.clone(), self.into_operand(left))
+    }
 }
 
 impl IntoOperand for &Tensor {
@@ -25,6 +43,40 @@ impl IntoOperand for Tensor {
 impl IntoOperand for f64 {
     fn into_operand(self, like: &Tensor) -> Tensor {
         Tensor::scalar(self, like.dtype(), like.device())
+    }
+
+    fn beside(self, left: &Tensor) -> (Tensor, Tensor) {
+        // What an `i64` does not hold is a float in PyTorch, too.
+        let whole = self.fract() == 0.0 && self.abs() < 9e18;
+        match left.dtype() {
+            dtype if dtype.is_float() || left.error().is_some() => (left.clone(), self.into_operand(left)),
+            _ if !whole => (left.cast(DType::F32), Tensor::scalar(self, DType::F32, left.device())),
+            DType::Bool => self.beside(&left.cast(DType::I32)),
+            dtype => {
+                let bits = self as i64;
+                let wrapped = match dtype {
+                    DType::U8 => f64::from(bits as u8),
+                    DType::U32 => f64::from(bits as u32),
+                    _ => f64::from(bits as i32),
+                };
+                (left.clone(), Tensor::scalar(wrapped, dtype, left.device()))
+            }
+        }
+    }
+
+    fn compared(self, left: &Tensor) -> (Tensor, Tensor) {
+        let held = match left.dtype() {
+            DType::U8 => 0.0..=f64::from(u8::MAX),
+            DType::U32 => 0.0..=f64::from(u32::MAX),
+            DType::I32 => f64::from(i32::MIN)..=f64::from(i32::MAX),
+            DType::Bool => 0.0..=1.0,
+            _ => return (left.clone(), self.into_operand(left)),
+        };
+        if left.error().is_some() || self.fract() == 0.0 && held.contains(&self) {
+            (left.clone(), self.into_operand(left))
+        } else {
+            (left.cast(DType::F32), Tensor::scalar(self, DType::F32, left.device()))
+        }
     }
 }
 

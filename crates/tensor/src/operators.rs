@@ -2,7 +2,7 @@
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use crate::Tensor;
+use crate::{IntoOperand, Tensor};
 
 macro_rules! operators {
     ($($trait:ident $method:ident;)*) => {$(
@@ -37,8 +37,8 @@ macro_rules! operators {
             type Output = Tensor;
             #[track_caller]
             fn $method(self, other: $tensor) -> Tensor {
-                let tensor: &Tensor = &other;
-                Tensor::$method(&Tensor::scalar(self, tensor.dtype(), tensor.device()), tensor)
+                let (tensor, number) = self.beside(&other);
+                Tensor::$method(&number, tensor)
             }
         }
     };

@@ -199,6 +199,20 @@ impl Tensor {
         self.fail(op, message)
     }
 
+    /// The same tensor. An error of an operation that none of `operands` carries is said to have happened where this is called, and not
+    /// inside of whatever computed the tensor from them: for functions whose closures would have their own lines named.
+    #[track_caller]
+    #[must_use]
+    pub fn blame_caller(&self, operands: &[&Tensor]) -> Tensor {
+        match self.error() {
+            Some(TensorError::Op { op, message, .. }) if operands.iter().all(|t| t.error().is_none()) => {
+                let error = TensorError::Op { op, message: message.clone(), location: Location::caller() };
+                Tensor::faulty(error, self.dtype(), self.device().clone())
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// Smallest and largest element of an integer tensor, where the host knows bounds for them: of data that came from
     /// it, and of movements and selections of such data. Not necessarily attained.
     pub fn int_range(&self) -> Option<(i64, i64)> {

@@ -55,7 +55,7 @@ fn mismatched_dtypes_give_an_error_with_both() {
     refused(&i.mean_all(), &["[mean]", "i32"]);
     refused(&f.embedding(&f), &["[embedding]"]);
     refused(&f.where_(&f, &f), &["[where]", "bool"]);
-    refused(&f.eq(&f).sum_all(), &["[sum]", "bool"]);
+    refused(&f.eq(&f).mean_all(), &["[mean]", "bool"]);
     let text = f.to_vec::<i32>().unwrap_err().to_string();
     assert!(text.contains("[read]") && text.contains("f32[2]") && text.contains("i32"), "{text}");
 }

@@ -4,20 +4,9 @@
 
 mod common;
 
-use common::{FromF64, cpu, leaf, numbers, ops::cases};
+use common::{FromF64, cpu, devices, leaf, numbers, ops::cases};
 use half::{bf16, f16};
-use wgrad_runtime::Registry;
 use wgrad_tensor::{DType, DeviceHandle, Element, Tensor, TensorError, grad};
-
-fn devices() -> Vec<DeviceHandle> {
-    if std::env::var("WGRAD_TEST_DEVICES").is_ok_and(|d| d == "cpu") {
-        eprintln!("the GPU is left out: WGRAD_TEST_DEVICES=cpu");
-        return vec![cpu()];
-    }
-    let registry = Registry::new(vec![Box::new(wgrad_gpu::GpuBackend::new())]);
-    let gpu = registry.open("gpu");
-    vec![cpu(), gpu.unwrap_or_else(|e| panic!("{e}; WGRAD_TEST_DEVICES=cpu leaves GPU tests out")).device]
-}
 
 /// The value of an operation and the gradients of `Σ y w`, on inputs that `T` holds exactly, computed in `U`.
 fn run<T: Element + FromF64, U: Element + FromF64>(

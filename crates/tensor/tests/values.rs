@@ -73,6 +73,8 @@ proptest! {
         let axes: Vec<usize> = (0..rank).filter(|&a| chosen[a]).collect();
         let dims: Vec<isize> = axes.iter().map(|&a| a as isize - rank as isize).collect();
         let x = leaf::<f64>(&values, &shape, &d).permute(&perm);
+        // No axes are all axes.
+        let axes = if axes.is_empty() { (0..rank).collect() } else { axes };
         let kept: Vec<usize> = (0..rank).map(|a| if axes.contains(&a) { 1 } else { shape[perm[a]] }).collect();
         let (mut sums, mut maxima) = (vec![0.0; kept.iter().product()], vec![f64::MIN; kept.iter().product()]);
         for index in indices(&shape) {

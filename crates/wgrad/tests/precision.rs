@@ -170,7 +170,7 @@ fn a_step_that_overflows_is_skipped_on_the_device_and_halves_the_scale() {
         assert!(first.grad_norm.item().unwrap() > 0.0);
         let before = weight();
         // 60,000 times the cotangent is beyond f16.
-        assert_eq!(step(&mut optimizer, 6e4).grad_norm.item().unwrap(), 0.0);
+        assert!(!step(&mut optimizer, 6e4).grad_norm.item().unwrap().is_finite());
         assert_eq!((weight(), scale(&optimizer)), (before.clone(), 4.0));
         step(&mut optimizer, 1.0);
         assert!(weight() != before && weight().iter().all(|w| w.is_finite()));

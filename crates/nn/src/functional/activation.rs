@@ -5,11 +5,13 @@ use wgrad_tensor::Tensor;
 use super::like;
 
 /// `x Φ(x)`, exact (Hendrycks and Gimpel, 2016).
+#[track_caller]
 pub fn gelu(x: &Tensor) -> Tensor {
     x.gelu()
 }
 
 /// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+#[track_caller]
 pub fn gelu_tanh(x: &Tensor) -> Tensor {
     x.gelu_tanh()
 }

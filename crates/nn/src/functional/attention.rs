@@ -21,9 +21,9 @@ pub struct Attention<'a> {
     /// Which keys are there, `bool [b, j]`: false hides padding.
     pub key_mask: Option<&'a Tensor>,
     /// What each query sees or adds to its scores, broadcast to `[b, h, i, j]`: bool (true may attend) or float (added, with a
-    /// gradient of its own; ALiBi's slopes, say). With it the weights exist as a whole.
+    /// gradient of its own; ALiBi's slopes, say; `-inf` hides a key). With it the weights exist as a whole.
     pub mask: Option<&'a Tensor>,
-    /// What the scores are multiplied by; `1/√d` if it is not given. It is part of the compiled program.
+    /// What the scores are multiplied by, a finite number; `1/√d` if it is not given. It is part of the compiled program.
     pub scale: Option<f64>,
     /// Probability with which an attention weight is dropped in training.
     pub dropout: f64,
@@ -85,6 +85,7 @@ pub fn attention_weights(q_bhid: &Tensor, k_bgjd: &Tensor, options: &Attention<'
 }
 
 /// `[b, g, r, i, j]`
+#[track_caller]
 fn weights(q: &Tensor, k: &Tensor, options: &Attention<'_>) -> Tensor {
     let [b, h, i, d] = q.dims::<4>();
     let [_, g, j, _] = k.dims::<4>();
@@ -107,17 +108,6 @@ fn misfit([q, k, v]: [&Tensor; 3], options: &Attention<'_>) -> Option<String> {
     if [q, k, v].into_iter().chain(options.key_mask).chain(options.mask).any(|t| t.error().is_some()) {
         return None;
     }
-    if let Some(mask) = options.mask
-        && mask.dtype() != DType::Bool
-        && mask.dtype() != q.dtype()
-    {
-        return Some(format!(
-            "expects a mask of bool or {}, got {}{}",
-            q.dtype(),
-            mask.dtype(),
-            mask.shape()
-        ));
-    }
     let got = || {
         format!(
             "got q {}{}, k {}{}, v {}{}",
@@ -132,8 +122,7 @@ fn misfit([q, k, v]: [&Tensor; 3], options: &Attention<'_>) -> Option<String> {
     if let ([b, h, _, d], [bk, g, _, dk]) = (q.shape().dims(), k.shape().dims()) {
         let dtypes = q.dtype().is_float() && q.dtype() == k.dtype() && k.dtype() == v.dtype();
         if dtypes && b == bk && d == dk && k.shape() == v.shape() && *g > 0 && h % g == 0 {
-            return (options.window == Some(0))
-                .then(|| "a window of 0 keys shows nothing; use 1 or more".into());
+            return misfit_of_options(q, k, options);
         }
     }
     let expected = "expects q [batch, heads, queries, width], k and v [batch, key heads, keys, width] of one float dtype, \
@@ -141,7 +130,34 @@ fn misfit([q, k, v]: [&Tensor; 3], options: &Attention<'_>) -> Option<String> {
     Some(format!("{expected}; {}", got()))
 }
 
+/// What settings do not make sense, or not with these queries and keys.
+fn misfit_of_options(q: &Tensor, k: &Tensor, options: &Attention<'_>) -> Option<String> {
+    let ([b, h, i, _], [_, _, j, _]) = (q.dims::<4>(), k.dims::<4>());
+    if options.window == Some(0) {
+        return Some("a window of 0 keys shows nothing; use 1 or more".into());
+    }
+    if let Some(scale) = options.scale.filter(|scale| !scale.is_finite()) {
+        return Some(format!("expects a finite scale, got {scale}"));
+    }
+    let fits = |mask: &Tensor, to: &[usize]| {
+        let to = Shape::from(to);
+        mask.shape().broadcast(&to).as_ref() == Some(&to)
+    };
+    if let Some(mask) = options.key_mask.filter(|m| m.dtype() != DType::Bool || !fits(m, &[b, j])) {
+        let got = format!("{}{}", mask.dtype(), mask.shape());
+        return Some(format!(
+            "expects a key_mask bool[{b}, {j}] that is false where a key is padding, got {got}"
+        ));
+    }
+    let wrong =
+        |mask: &&Tensor| ![DType::Bool, q.dtype()].contains(&mask.dtype()) || !fits(mask, &[b, h, i, j]);
+    let mask = options.mask.filter(wrong)?;
+    let (float, got) = (q.dtype(), format!("{}{}", mask.dtype(), mask.shape()));
+    Some(format!("expects a mask of bool or {float} that broadcasts to [{b}, {h}, {i}, {j}], got {got}"))
+}
+
 /// Flash attention as a function: `q [b, i, h, d]`, `k` and `v` `[b, j, g, d]`, and `mask [b, j]` give `[b, i, h, d]`.
+#[track_caller]
 fn attention(operands: &[Tensor], spec: AttentionSpec, scale: f64) -> Tensor {
     static KNOWN: Known<(AttentionSpec, u64, DType, Shape, Shape)> = Known::new();
     let operands: Vec<&Tensor> = operands.iter().collect();
@@ -170,6 +186,7 @@ fn define(operands: &[&Tensor], spec: AttentionSpec, scale: f64) -> Result<Funct
 }
 
 /// `out [b, i, h, d]` and the logarithms of the sums of exponentials `[b, h, i]`, 0 where nothing is visible.
+#[track_caller]
 fn forward(args: &[Tensor], spec: AttentionSpec, scale: f64) -> [Tensor; 2] {
     let [q, k, v] = [0, 1, 2].map(|n| args[n].permute(&[0, 2, 1, 3]));
     let [b, h, i, _] = q.dims::<4>();
@@ -188,6 +205,7 @@ fn forward(args: &[Tensor], spec: AttentionSpec, scale: f64) -> [Tensor; 2] {
 }
 
 /// The formulas of [`wgrad_ir::AttentionGradKernel`].
+#[track_caller]
 fn gradient(back: &Backward<'_>, spec: AttentionSpec, scale: f64) -> [Tensor; 3] {
     let heads_first = |t: &Tensor| t.permute(&[0, 2, 1, 3]);
     let [q, k, v] = [0, 1, 2].map(|n| heads_first(&back.operands[n]));
@@ -208,6 +226,7 @@ fn gradient(back: &Backward<'_>, spec: AttentionSpec, scale: f64) -> [Tensor; 3]
 }
 
 /// `[b, h, i, d]` as `[b, g, r, i, d]`.
+#[track_caller]
 fn grouped(x_bhid: &Tensor, g: usize) -> Tensor {
     let [b, h, i, d] = x_bhid.dims::<4>();
     x_bhid.reshape([b, g, h / g.max(1), i, d])
@@ -232,6 +251,7 @@ impl From<AttentionSpec> for Visible {
 
 impl Visible {
     /// `bool [i, j]`, computed from two ranges wherever it is used.
+    #[track_caller]
     fn mask(self, queries: usize, keys: usize, device: &DeviceHandle) -> Option<Tensor> {
         let causal = self.causal.then(|| causal_mask(queries, keys, device));
         let window = self.window.map(|window| {
@@ -269,30 +289,34 @@ impl Scores {
         Scores { masked, visible }
     }
 
-    /// With a mask `[b, g, r, i, j]`: bool hides, floats are added.
+    /// With a mask `[b, g, r, i, j]`: bool hides, floats are added, of which minus infinity hides, too.
     fn with(self, mask: &Tensor) -> Self {
         let lowest = constant(f64::from(f32::MIN), &self.masked);
-        let (masked, visible) = match (mask.dtype() == DType::Bool, self.visible) {
-            (true, None) => (self.masked, Some(mask.clone())),
-            (true, Some(visible)) => (self.masked, Some(visible.logical_and(mask))),
-            (false, visible) => (self.masked.add(mask), visible),
+        let (masked, shown) = if mask.dtype() == DType::Bool {
+            (self.masked, mask.clone())
+        } else {
+            let hides = mask.isinf().logical_and(mask.lt(constant(0.0, mask)));
+            (self.masked.add(mask), hides.logical_not())
         };
-        let masked = visible.as_ref().map_or_else(|| masked.clone(), |v| v.where_(&masked, &lowest));
-        Scores { masked, visible }
+        let visible = self.visible.map_or_else(|| shown.clone(), |visible| visible.logical_and(&shown));
+        Scores { masked: visible.where_(&masked, &lowest), visible: Some(visible) }
     }
 
     /// `x`, and 0 where a key is hidden.
+    #[track_caller]
     fn hide(&self, x: &Tensor) -> Tensor {
         self.visible.as_ref().map_or_else(|| x.clone(), |v| v.where_(x, &constant(0.0, x)))
     }
 
     /// The softmax over visible keys. Where all keys of a query are hidden it is uniform over them; such rows become zero.
+    #[track_caller]
     fn weights(&self) -> Tensor {
         self.hide(&self.masked.softmax(-1))
     }
 }
 
 /// `bool [queries, keys]`, true where `key <= query`; computed from two ranges wherever it is used, not stored.
+#[track_caller]
 pub fn causal_mask(queries: usize, keys: usize, device: &DeviceHandle) -> Tensor {
     let query = Tensor::arange(queries, device).unsqueeze(-1);
     let mask = query.ge(Tensor::arange(keys, device));

@@ -80,6 +80,7 @@ fn others(x: &Tensor) -> Vec<isize> {
 }
 
 /// Mean and biased variance of each channel, `[1, channels, 1..]`.
+#[track_caller]
 fn moments(x: &Tensor) -> [Tensor; 2] {
     let mean = x.mean(&others(x), true);
     let var = x.sub(&mean).square().mean(&others(x), true);

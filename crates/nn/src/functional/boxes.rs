@@ -21,6 +21,7 @@ pub enum BoxFormat {
 }
 
 /// Four columns of `[.., 4]`, each `[.., 1]`.
+#[track_caller]
 fn columns(boxes: &Tensor) -> [Tensor; 4] {
     [0, 1, 2, 3].map(|i| boxes.narrow(-1, i, 1))
 }
@@ -108,6 +109,7 @@ impl Pair {
         Pair::new(&a.unsqueeze(-2), &b.unsqueeze(-3))
     }
 
+    #[track_caller]
     fn iou(&self, eps: f64) -> Tensor {
         if eps == 0.0 {
             self.inter.div(&self.union)
@@ -117,6 +119,7 @@ impl Pair {
     }
 
     /// What the smallest box around both has beyond their union, as a part of it.
+    #[track_caller]
     fn slack(&self, eps: f64) -> Tensor {
         let area = self.around[0].mul(&self.around[1]);
         let divisor = if eps == 0.0 { area.clone() } else { area.add(like(eps, &area)) };
@@ -124,12 +127,14 @@ impl Pair {
     }
 
     /// The distance of the centres, as a part of the diagonal of the smallest box around both, squared.
+    #[track_caller]
     fn distance(&self, eps: f64) -> Tensor {
         let diagonal = self.around[0].square().add(self.around[1].square());
         self.centres.div(diagonal.add(like(eps, &diagonal)))
     }
 
     /// The difference of the aspect ratios, and its weight.
+    #[track_caller]
     fn aspect(&self, iou: &Tensor, eps: f64) -> Tensor {
         let angle = |[w, h]: &[Tensor; 2]| w.div(h).atan();
         let difference = angle(&self.sides[1]).sub(angle(&self.sides[0]));
@@ -331,6 +336,7 @@ pub fn roi_align(x: &Tensor, boxes: &Tensor, images: &Tensor, options: &RoiAlign
 }
 
 /// The corners on the feature map, each `[k, 1]`.
+#[track_caller]
 fn columns4(boxes: &Tensor, scale: f64, aligned: bool) -> [Tensor; 4] {
     let shift = if aligned { 0.5 } else { 0.0 };
     columns(boxes).map(|t| t.mul(like(scale, boxes)).sub(like(shift, boxes)))
@@ -364,6 +370,7 @@ impl Axis {
         Axis { low: id(&low), high: id(&high), share, inside: outside.where_(&zero, &one) }
     }
 
+    #[track_caller]
     fn corners(&self) -> [(Tensor, Tensor); 2] {
         let rest = like(1.0, &self.share).sub(&self.share);
         [(self.low.clone(), rest.mul(&self.inside)), (self.high.clone(), self.share.mul(&self.inside))]

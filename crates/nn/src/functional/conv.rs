@@ -179,6 +179,7 @@ fn signed(n: usize) -> i64 {
 }
 
 /// Applies `f` to a batch, or to a lone element as a batch of one.
+#[track_caller]
 fn batched(x: &Tensor, spatial: usize, f: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
     if x.rank() != spatial + 1 {
         return f(x);
@@ -188,6 +189,7 @@ fn batched(x: &Tensor, spatial: usize, f: impl FnOnce(&Tensor) -> Tensor) -> Ten
 }
 
 /// An axis as groups and what is in them.
+#[track_caller]
 fn split(x: &Tensor, axis: usize, groups: usize) -> Tensor {
     let dims = x.shape().dims();
     let parts = [groups, dims[axis] / groups];
@@ -195,6 +197,7 @@ fn split(x: &Tensor, axis: usize, groups: usize) -> Tensor {
 }
 
 /// Groups joined, and the bias of each channel.
+#[track_caller]
 fn finish(y: &Tensor, channels: usize, bias: Option<&Tensor>) -> Tensor {
     if y.error().is_some() {
         return y.clone();
@@ -208,6 +211,7 @@ fn finish(y: &Tensor, channels: usize, bias: Option<&Tensor>) -> Tensor {
 }
 
 /// `[channels]` as `[channels, 1..]`, to meet `[n, channels, ..]` of this rank.
+#[track_caller]
 pub(super) fn per_channel(x: &Tensor, rank: usize) -> Tensor {
     if x.error().is_some() {
         return x.clone();

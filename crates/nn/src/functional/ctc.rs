@@ -26,14 +26,17 @@ const NEVER: f64 = -1e30;
 /// `log_probs [t, n, c]` are logarithms of probabilities (`logits.log_softmax(-1)`), `targets` class numbers: `[n, s]`, of which the
 /// first `target_lengths` of each row count, or the sequences one after the other, `[Σ target_lengths]` (then the host must know the
 /// target lengths: they are uploaded data). `input_lengths [n]` and `target_lengths [n]` are integers. A sequence that no
-/// alignment fits (fewer frames than labels and blanks between equal ones) has the loss `+inf`, or 0 with `zero_infinity`, and in
-/// either case a gradient of zero.
+/// alignment fits (fewer frames than labels and blanks between equal ones) has the loss `+inf` and a gradient of NaN, as in PyTorch,
+/// or with `zero_infinity` the loss 0 and a gradient of zero.
 ///
 /// The gradient is that of the loss for `log_probs`: minus the probability that a frame's state has the class. (PyTorch's adds the
 /// probability of the class, so that it may be taken for that of the logits; after a `log_softmax` both are the same.) Forward and
 /// backward pass are a recurrence each, of one kernel per frame, in logarithms throughout.
 ///
-/// What does not fit gives a loss that carries an error.
+/// A single sequence may come without its axis: `[t, c]`, `[s]`, and lengths of rank 0; its loss has rank 0.
+///
+/// What does not fit gives a loss that carries an error: labels that are no classes, lengths beyond what there is. Where the host
+/// does not know them, it is an error of the evaluation. The blank may be a label.
 #[track_caller]
 pub fn ctc_loss(
     log_probs: &Tensor,
@@ -47,6 +50,11 @@ pub fn ctc_loss(
     if let Some(faulty) = given.into_iter().find(|t| t.error().is_some()) {
         return faulty.clone();
     }
+    if let ([_, _], [s]) = (log_probs.shape().dims(), targets.shape().dims()) {
+        let [input, target] = [input_lengths, target_lengths].map(|l| l.reshape([1]));
+        let loss = ctc_loss(&log_probs.unsqueeze(1), &targets.reshape([1, *s]), &input, &target, options);
+        return if loss.error().is_some() { loss } else { loss.reshape([]) };
+    }
     if let Some(message) = misfit(log_probs, targets, input_lengths, target_lengths, options.blank) {
         return log_probs.invalid(NAME, message);
     }
@@ -56,15 +64,22 @@ pub fn ctc_loss(
         let wide = log_probs.cast(DType::F32);
         return ctc_loss(&wide, targets, input_lengths, target_lengths, options).cast(dtype);
     }
+    let ([frames, _, classes], given) = (log_probs.dims::<3>(), targets.cast(DType::I32));
     let [input_lengths, target_lengths] = [input_lengths, target_lengths].map(|l| l.cast(DType::I32));
-    let targets = match padded(&targets.cast(DType::I32), &target_lengths) {
+    let targets = match padded(&given, &target_lengths) {
         Ok(targets) => targets,
         Err(message) => return log_probs.invalid(NAME, message),
     };
+    let input_lengths = input_lengths.ensure_below(frames + 1);
+    let mut target_lengths = target_lengths.ensure_below(targets.shape()[1] + 1);
+    if given.rank() == 1 {
+        target_lengths = target_lengths.ensure(&target_lengths.sum_all().eq(given.elements() as f64));
+    }
+    let targets = labels(&targets, &target_lengths, given.int_range(), classes);
     let operands = [log_probs, &states(&targets, options.blank), &input_lengths, &target_lengths];
-    static KNOWN: Known<(DType, Shape, Shape)> = Known::new();
-    let key = (dtype, log_probs.shape().clone(), operands[1].shape().clone());
-    let losses = match KNOWN.get_or_make(key, || define(&operands)) {
+    static KNOWN: Known<(DType, Shape, Shape, bool)> = Known::new();
+    let key = (dtype, log_probs.shape().clone(), operands[1].shape().clone(), options.zero_infinity);
+    let losses = match KNOWN.get_or_make(key, || define(&operands, options.zero_infinity)) {
         Ok(function) => call(&function, &operands)[0].clone(),
         Err(error) => return log_probs.invalid(NAME, error.to_string()),
     };
@@ -118,6 +133,11 @@ fn misfit(
     if !targets.dtype().is_int() {
         return Some(format!("expects integer targets, got {}", show(targets)));
     }
+    if let (1, Some((low, high))) = (targets.rank(), targets.int_range())
+        && (low < 0 || high >= *c as i64)
+    {
+        return Some(format!("targets lie in {low}..={high}, but there are {c} classes"));
+    }
     let beyond = |lengths: &Tensor, most: usize| lengths.int_range().filter(|r| r.1 > most as i64);
     if let Some((_, high)) = beyond(input_lengths, *t) {
         return Some(format!("an input length is {high}, but there are {t} frames"));
@@ -127,6 +147,7 @@ fn misfit(
 }
 
 /// Targets one after the other as rows.
+#[track_caller]
 fn padded(targets: &Tensor, lengths: &Tensor) -> Result<Tensor, String> {
     let [total] = targets.shape().dims() else { return Ok(targets.clone()) };
     let device = targets.device();
@@ -144,7 +165,19 @@ fn padded(targets: &Tensor, lengths: &Tensor) -> Result<Tensor, String> {
     Ok(targets.embedding(&first.add(Tensor::arange(longest, device)).minimum(&last)))
 }
 
+/// Targets `[n, s]`, of which those that count are classes, and the others, which may have been anything, are too.
+#[track_caller]
+fn labels(targets_ns: &Tensor, lengths: &Tensor, known: Option<(i64, i64)>, classes: usize) -> Tensor {
+    if known.is_some_and(|(low, high)| low >= 0 && high < classes as i64) {
+        return targets_ns.clone();
+    }
+    let counts = Tensor::arange(targets_ns.shape()[1], targets_ns.device()).lt(lengths.unsqueeze(-1));
+    // A product, of whose range the host claims nothing.
+    targets_ns.mul(counts.cast(DType::I32)).ensure_below(classes)
+}
+
 /// The class of each state: `[n, s]` as `[n, 2 s + 1]`.
+#[track_caller]
 fn states(targets_ns: &Tensor, blank: usize) -> Tensor {
     let [n, s] = targets_ns.dims();
     let blank = Tensor::constant(blank as f64, DType::I32, targets_ns.device());
@@ -154,9 +187,9 @@ fn states(targets_ns: &Tensor, blank: usize) -> Tensor {
 }
 
 /// The losses `[n]`, and as residuals the logarithms of what states emit and of the probability to be there, `[t, n, l]` each.
-fn define(operands: &[&Tensor]) -> Result<Function, TensorError> {
+fn define(operands: &[&Tensor], zero_infinity: bool) -> Result<Function, TensorError> {
     let body = |x: &[Tensor]| forward(&x[0], &x[1], &x[2], &x[3]);
-    let gradient = |b: &Backward<'_>| vec![backward(b)];
+    let gradient = |b: &Backward<'_>| vec![backward(b, zero_infinity)];
     trace_function_with_gradient("ctc_loss", operands, 1, body, gradient)
 }
 
@@ -204,6 +237,7 @@ impl Lattice {
     }
 
     /// The elements of `n` states before (or after), with impossible ones where there are none.
+    #[track_caller]
     fn shifted(&self, x_nl: &Tensor, by: usize, later: bool) -> Tensor {
         let by = by.min(self.states);
         let kept = self.states - by;
@@ -215,6 +249,7 @@ impl Lattice {
     }
 }
 
+#[track_caller]
 fn forward(
     log_probs: &Tensor,
     labels_nl: &Tensor,
@@ -225,9 +260,7 @@ fn forward(
     let [t, n, c] = log_probs.dims();
     let int = |value: usize| Tensor::constant(value as f64, DType::I32, device);
     let lattice = Lattice::new(log_probs, labels_nl, input_lengths, target_lengths);
-    // Labels beyond a target's length may be anything.
-    let labels = labels_nl.maximum(int(0)).minimum(int(c - 1));
-    let ids_tnl = Tensor::arange(t * n, device).mul(int(c)).reshape([t, n, 1]).add(&labels);
+    let ids_tnl = Tensor::arange(t * n, device).mul(int(c)).reshape([t, n, 1]).add(labels_nl);
     let emitted_tnl = log_probs.reshape([t * n * c]).embedding(&ids_tnl).maximum(&lattice.never);
     // Before the first frame, all of the probability is where state 0 comes next.
     let start = Tensor::arange(lattice.states, device).eq(int(0)).unsqueeze(0);
@@ -247,12 +280,14 @@ fn forward(
     outputs
 }
 
-fn backward(b: &Backward<'_>) -> Tensor {
+#[track_caller]
+fn backward(b: &Backward<'_>, zero_infinity: bool) -> Tensor {
     let [log_probs, labels_nl, input_lengths, target_lengths] = [0, 1, 2, 3].map(|i: usize| &b.operands[i]);
     let [losses_n, emitted_tnl, alphas_tnl] = [0, 1, 2].map(|i: usize| &b.outputs[i]);
     let (dtype, device) = (log_probs.dtype(), log_probs.device());
     let [t, _, c] = log_probs.dims();
     let zero = Tensor::constant(0.0, dtype, device);
+    let without = Tensor::constant(if zero_infinity { 0.0 } else { f64::NAN }, dtype, device);
     let lattice = Lattice::new(log_probs, labels_nl, input_lengths, target_lengths);
     let losses_n1 = losses_n.unsqueeze(-1);
     let possible_n1 = losses_n1.lt(Tensor::constant(-NEVER / 2.0, dtype, device));
@@ -262,7 +297,7 @@ fn backward(b: &Backward<'_>) -> Tensor {
     let run = scan(&[&end], &sequences, t, true, |carries, slices| {
         let (beta, there) = (&carries[0], &slices[2]);
         let through = slices[1].add(beta).add(&losses_n1).minimum(&zero).exp();
-        let occupied = there.logical_and(&possible_n1).where_(&through, &zero);
+        let occupied = there.where_(&possible_n1.where_(&through, &without), &zero);
         let next = slices[0].add(beta);
         let one = lattice.shifted(&next, 1, true);
         let two = lattice.shifted(&next.add(&lattice.skip_nl), 2, true);

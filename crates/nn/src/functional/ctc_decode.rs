@@ -19,6 +19,7 @@ pub struct CtcDecoded {
 ///
 /// # Errors
 /// `log_probs` carries an error, cannot be evaluated or is not of that rank, or there are not `n` lengths of at most `t`.
+#[track_caller]
 pub fn ctc_greedy_decode(
     log_probs: &Tensor,
     input_lengths: &[usize],
@@ -48,6 +49,7 @@ pub fn ctc_greedy_decode(
 ///
 /// # Errors
 /// As [`ctc_greedy_decode`]; a beam of 0.
+#[track_caller]
 pub fn ctc_beam_decode(
     log_probs: &Tensor,
     input_lengths: &[usize],
@@ -121,6 +123,7 @@ struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
+    #[track_caller]
     fn read(
         name: &'static str,
         log_probs: &Tensor,
@@ -149,6 +152,7 @@ impl<'a> Frames<'a> {
 }
 
 /// The error that a tensor refuses an operation with.
+#[track_caller]
 fn refused(x: &Tensor, name: &'static str, message: String) -> TensorError {
     match x.invalid(name, message.clone()).check() {
         Err(error) => error,

@@ -77,6 +77,7 @@ fn masked(op: &'static str, x: &Tensor, p: f64, ctx: &Context, each: Shape) -> T
 }
 
 /// Which elements stay, drawn in this shape.
+#[track_caller]
 fn keep(x: &Tensor, p: f64, ctx: &Context, each: Shape) -> Tensor {
     Tensor::random_uniform(each, &ctx.next_key(), x.device()).ge(p)
 }

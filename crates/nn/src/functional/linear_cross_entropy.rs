@@ -76,6 +76,7 @@ fn define(operands: &[&Tensor], ignore_index: Option<i32>, chunk: usize) -> Resu
     trace_function_with_gradient("linear_cross_entropy", operands, 1, body, gradient)
 }
 
+#[track_caller]
 fn forward(
     hidden_nc: &Tensor,
     weight_vc: &Tensor,

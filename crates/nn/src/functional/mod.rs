@@ -57,10 +57,12 @@ pub(crate) fn like(value: f64, x: &Tensor) -> Tensor {
 }
 
 /// `x Wᵀ + b`: `x [.., in]`, `weight [out, in]`, `bias [out]` give `[.., out]`.
+#[track_caller]
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     add_bias(x.matmul(&weight.t()), bias)
 }
 
+#[track_caller]
 pub(crate) fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Tensor {
     match bias {
         Some(bias) => y.add(bias),

@@ -6,12 +6,14 @@ use super::{add_bias, like};
 
 /// `(x - E[x]) / √(Var[x] + eps) * weight + bias` over the last axes, as many as `weight` has, with the biased variance (Ba, Kiros
 /// and Hinton, 2016). `x [.., d..]`, `weight` and `bias` `[d..]`.
+#[track_caller]
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Tensor {
     let axes: Vec<isize> = (1..=weight.rank().max(1) as isize).map(|a| -a).collect();
     add_bias(standardised(x, &axes, eps).mul(weight), bias)
 }
 
 /// Mean 0 and variance 1 along `axes`. The mean is taken first, so that nothing cancels.
+#[track_caller]
 fn standardised(x: &Tensor, axes: &[isize], eps: f64) -> Tensor {
     let centred = x.sub(x.mean(axes, true));
     let variance = centred.square().mean(axes, true);
@@ -19,6 +21,7 @@ fn standardised(x: &Tensor, axes: &[isize], eps: f64) -> Tensor {
 }
 
 /// `x / √(E[x²] + eps) * weight` over the last axes, as many as `weight` has (Zhang and Sennrich, 2019). `x [.., d..]`, `weight [d..]`.
+#[track_caller]
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
     let axes: Vec<isize> = (1..=weight.rank().max(1) as isize).map(|a| -a).collect();
     x.mul(x.square().mean(&axes, true).add(eps).rsqrt()).mul(weight)

@@ -90,6 +90,7 @@ impl Windows {
 }
 
 /// `[.., sp..]` as `[.., out.., size..]`, surrounded by `fill`.
+#[track_caller]
 fn windows(x: &Tensor, list: &[Windows], fill: f64) -> Tensor {
     let first = x.rank() - list.len();
     let widths: Vec<_> = (0..first).map(|_| (0, 0)).chain(list.iter().map(|w| w.widths)).collect();
@@ -135,6 +136,7 @@ pub fn max_pool<const N: usize>(x: &Tensor, options: &MaxPool<N>) -> Tensor {
 const UNROLLED: usize = 16;
 
 /// Of windows `[.., out.., size..]` the elements at each place, row-major, `[.., out..]`.
+#[track_caller]
 fn elements(seen: &Tensor, sizes: &[usize]) -> impl Iterator<Item = Tensor> {
     let rank = seen.rank() - sizes.len();
     let shape: Shape = seen.shape().iter().copied().take(rank).collect();
@@ -150,6 +152,7 @@ fn elements(seen: &Tensor, sizes: &[usize]) -> impl Iterator<Item = Tensor> {
 }
 
 /// The maximum over windows as a function.
+#[track_caller]
 fn first_maximum(x: &Tensor, list: Vec<Windows>) -> Result<Tensor, TensorError> {
     static KNOWN: Known<(Vec<Windows>, Shape, DType)> = Known::new();
     let key = (list.clone(), x.shape().clone(), x.dtype());

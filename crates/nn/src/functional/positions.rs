@@ -31,6 +31,7 @@ pub fn alibi_slopes(heads: usize) -> Vec<f64> {
 
 /// The mask `[1, heads, queries, keys]` that ALiBi adds to scores: minus the head's slope times the distance, where the last query
 /// stands at the last key. For [`Attention::mask`](super::Attention::mask).
+#[track_caller]
 pub fn alibi(heads: usize, queries: usize, keys: usize, dtype: DType, device: &DeviceHandle) -> Tensor {
     let slopes: Vec<f32> = alibi_slopes(heads).into_iter().map(|slope| slope as f32).collect();
     let slopes = Tensor::from_vec(slopes, [1, heads, 1, 1], device);

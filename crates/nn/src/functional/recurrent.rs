@@ -46,7 +46,7 @@ pub struct CellWeights {
 /// One direction of one layer: `x [t, b, i]` and a state `h [b, h]`, for an LSTM also `c [b, h]`, give the outputs `[t, b, h]` and the
 /// state after the last step, which with `reverse` is the first in time.
 ///
-/// With `lengths [b]` (integers), steps from a sequence's length on change nothing and give zeros: the state is the one at the
+/// With `lengths [b]` (integers, at most `t`, which devices check), steps from a sequence's length on change nothing and give zeros: the state is the one at the
 /// sequence's end, and `reverse` begins there (PyTorch's packed sequences).
 ///
 /// The products of all inputs with `weight_ih` are one, before the recurrence.
@@ -72,7 +72,8 @@ pub fn recurrence(
     };
     let gates_tbg = add_bias(linear(x_tbi, weight_ih, bias_ih.as_ref()), outer.as_ref());
     let there_tb1 = lengths.map(|lengths| {
-        let steps = Tensor::arange(time, x_tbi.device()).cast(lengths.dtype()).unsqueeze(-1);
+        let lengths = lengths.cast(DType::I32).ensure_below(time + 1);
+        let steps = Tensor::arange(time, x_tbi.device()).unsqueeze(-1);
         steps.lt(lengths.unsqueeze(0)).unsqueeze(-1)
     });
     let mut sequences = vec![&gates_tbg];
@@ -96,6 +97,7 @@ pub fn recurrence(
 }
 
 /// The next state.
+#[track_caller]
 fn step(cell: Cell, x_bg: &Tensor, h_bg: &Tensor, state: &[Tensor], bias: Option<&Tensor>) -> Vec<Tensor> {
     match cell {
         Cell::Tanh => vec![x_bg.add(h_bg).tanh()],

@@ -40,10 +40,15 @@ impl CausalSelfAttention {
     /// `[b, t, c]` to `[b, t, c]`; `key_mask` (`bool [b, t]`) is false where a position is padding.
     #[track_caller]
     pub fn forward(&self, x_btc: &Tensor, key_mask: Option<&Tensor>, ctx: &Context) -> Tensor {
-        let [b, t, c] = x_btc.dims::<3>();
-        let h = self.n_head;
-        if h == 0 || c % h != 0 && x_btc.error().is_none() {
-            let message = format!("{h} heads do not divide the width of the input {}", x_btc.shape());
+        let ([b, t, c], h) = (x_btc.dims::<3>(), self.n_head);
+        if x_btc.error().is_some() {
+            return x_btc.clone();
+        }
+        if x_btc.rank() != 3 || h == 0 || c % h != 0 {
+            let message = format!(
+                "expects [batch, time, width] with a width that {h} heads divide, got {}",
+                x_btc.shape()
+            );
             return x_btc.invalid("causal_self_attention", message);
         }
         let qkv_btn = self.c_attn.forward(x_btc);

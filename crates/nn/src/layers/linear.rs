@@ -54,6 +54,7 @@ impl Linear {
     }
 
     /// `[.., in]` to `[.., out]`; with what an adapter ([`crate::lora`]) adds, where there is one.
+    #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let bias = self.bias.as_ref().map(Param::tensor);
         let y = functional::linear(x, &self.weight.tensor(), bias.as_ref());
@@ -97,6 +98,7 @@ impl Conv1D {
     }
 
     /// `[.., in]` to `[.., out]`.
+    #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.matmul(&self.weight.tensor()).add(self.bias.tensor())
     }

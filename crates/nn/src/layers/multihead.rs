@@ -78,6 +78,7 @@ impl MultiheadAttention {
     }
 
     /// Queries, keys and values `[b, h, .., d]`.
+    #[track_caller]
     fn project(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Option<[Tensor; 3]> {
         let c = query.shape().last().copied().unwrap_or(0);
         let h = self.num_heads;
@@ -101,6 +102,7 @@ impl MultiheadAttention {
         Some([part(0, query), part(1, key), part(2, value)])
     }
 
+    #[track_caller]
     fn join(&self, heads_bhid: &Tensor) -> Tensor {
         let [b, h, i, d] = heads_bhid.dims::<4>();
         self.out_proj.forward(&heads_bhid.permute(&[0, 2, 1, 3]).reshape([b, i, h * d]))

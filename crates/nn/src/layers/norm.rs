@@ -26,6 +26,7 @@ impl LayerNorm {
     }
 
     /// `[.., width]` to the same shape.
+    #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         functional::layer_norm(x, &self.weight.tensor(), tensor(&self.bias).as_ref(), self.eps)
     }
@@ -47,6 +48,7 @@ impl RMSNorm {
     }
 
     /// `[.., width]` to the same shape.
+    #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         functional::rms_norm(x, &self.weight.tensor(), self.eps)
     }

@@ -93,6 +93,16 @@ impl Stack {
         if let Some(faulty) = given.into_iter().find(|t| t.error().is_some()) {
             return (faulty.clone(), vec![faulty.clone(); states]);
         }
+        if self.layers.is_empty() || self.hidden_size == 0 || !(0.0..=1.0).contains(&dropout) {
+            return fail(format!(
+                "expects 1 or more layers, a hidden width of 1 or more and a dropout in [0, 1], got {}, {} and {dropout}",
+                self.layers.len(),
+                self.hidden_size
+            ));
+        }
+        if x.rank() == 2 {
+            return self.forward_alone(x, initial, lengths, ctx);
+        }
         if let Some(message) = functional::recurrent_misfit(x, self.input_size, batch_first, lengths) {
             return fail(message);
         }
@@ -128,6 +138,30 @@ impl Stack {
         let output = if batch_first { x_tbi.transpose(0, 1) } else { x_tbi };
         let stacked = last.iter().map(|all| Tensor::stack(&all.iter().collect::<Vec<_>>(), 0)).collect();
         (output, stacked)
+    }
+
+    /// As [`Stack::forward`] for one sequence `[time, input]` with states `[layers * directions, hidden]`.
+    #[track_caller]
+    fn forward_alone(
+        &self,
+        x: &Tensor,
+        initial: &[&Tensor],
+        lengths: Option<&Tensor>,
+        ctx: &Context,
+    ) -> (Tensor, Vec<Tensor>) {
+        if lengths.is_some() || initial.iter().any(|state| state.rank() != 2) {
+            let faulty = x.invalid(
+                self.name,
+                format!("expects no lengths and states [layers, hidden] beside one sequence {}", x.shape()),
+            );
+            return (faulty.clone(), vec![faulty; 1 + usize::from(self.cell == Cell::Lstm)]);
+        }
+        let batch = isize::from(!self.options.batch_first);
+        let states: Vec<Tensor> = initial.iter().map(|state| state.unsqueeze(1)).collect();
+        let states: Vec<&Tensor> = states.iter().collect();
+        let (output, after) = self.forward(&x.unsqueeze(batch), &states, None, ctx);
+        let alone = |t: &Tensor, axis: isize| if t.error().is_some() { t.clone() } else { t.squeeze(axis) };
+        (alone(&output, batch), after.iter().map(|state| alone(state, 1)).collect())
     }
 }
 
@@ -166,7 +200,8 @@ macro_rules! layer {
         $(#[$doc])*
         ///
         /// Inputs are `[time, batch, input]`, or `[batch, time, input]` with `batch_first`; outputs of the last layer have `hidden` or,
-        /// in both directions, twice as many columns. States are `[layers * directions, batch, hidden]`, zeros where none is given.
+        /// in both directions, twice as many columns. States are `[layers * directions, batch, hidden]`, zeros where none is given. One
+        /// sequence may come without the axis of the batch, and so do its states and results then.
         ///
         /// With `lengths [batch]` (integers, at most the number of steps) outputs beyond a sequence's length are zero, the state is the
         /// one at its end, and the reverse direction begins there: PyTorch's packed sequences.

@@ -13,6 +13,7 @@ use crate::{Activation, Context, Module, Visitor};
 /// A module that takes one tensor and gives one: what a [`Sequential`] holds. Implement it for layers of your own.
 pub trait Layer: Module + fmt::Debug + Send + Sync {
     /// The result for `x`, in a pass that `ctx` describes.
+    #[track_caller]
     fn forward(&self, x: &Tensor, ctx: &Context) -> Tensor;
 }
 
@@ -75,12 +76,14 @@ impl Module for Sequential {
 macro_rules! layers {
     ($($layer:ident)*; $($of_axes:ident)*) => {$(
         impl Layer for $layer {
+            #[track_caller]
             fn forward(&self, x: &Tensor, _: &Context) -> Tensor {
                 <$layer>::forward(self, x)
             }
         }
     )*$(
         impl<const N: usize> Layer for $of_axes<N> {
+            #[track_caller]
             fn forward(&self, x: &Tensor, _: &Context) -> Tensor {
                 <$of_axes<N>>::forward(self, x)
             }
@@ -88,12 +91,14 @@ macro_rules! layers {
     )*};
     (passing: $($layer:ident)*; $($of_axes:ident)*) => {$(
         impl Layer for $layer {
+            #[track_caller]
             fn forward(&self, x: &Tensor, ctx: &Context) -> Tensor {
                 <$layer>::forward(self, x, ctx)
             }
         }
     )*$(
         impl<const N: usize> Layer for $of_axes<N> {
+            #[track_caller]
             fn forward(&self, x: &Tensor, ctx: &Context) -> Tensor {
                 <$of_axes<N>>::forward(self, x, ctx)
             }
@@ -112,6 +117,7 @@ layers! {
 }
 
 impl Layer for Activation {
+    #[track_caller]
     fn forward(&self, x: &Tensor, _: &Context) -> Tensor {
         Activation::forward(*self, x)
     }

@@ -50,6 +50,7 @@ impl TransformerConfig {
 }
 
 /// `x + dropout(part(norm(x)))`, or `norm(x + dropout(part(x)))`.
+#[track_caller]
 fn residual(
     x: &Tensor,
     norm: &LayerNorm,

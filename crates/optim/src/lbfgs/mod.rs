@@ -15,7 +15,11 @@ use self::{
     memory::Memory,
     wolfe::{Limits, Trial, strong_wolfe},
 };
-use crate::{Clipping, OptimError, Optimizer, OptimizerState, ParamGroup, StepOutcome, clip::global_norm};
+use crate::{
+    Clipping, OptimError, Optimizer, OptimizerState, ParamGroup, StepOutcome,
+    clip::global_norm,
+    error::{check, check_not_negative},
+};
 
 /// Limited-memory BFGS (Liu and Nocedal, 1989), computed as PyTorch's `LBFGS` computes it. With gradients `g`, changes of the
 /// point `s` and changes of the gradient `y`, the last `history_size` pairs of which are remembered, each iteration moves
@@ -94,11 +98,26 @@ struct Point {
     unused: Vec<String>,
 }
 
+impl LbfgsConfig {
+    /// Whether the constants make sense.
+    ///
+    /// # Errors
+    /// [`OptimError::Value`] names the first one that does not, and what it may be.
+    pub fn check(&self) -> Result<(), OptimError> {
+        check("max_iter", self.max_iter > 0, self.max_iter, "1 or more")?;
+        check("max_eval", self.max_eval != Some(0), self.max_eval.unwrap_or(1), "1 or more")?;
+        check("history_size", self.history_size > 0, self.history_size, "1 or more")?;
+        check_not_negative("tolerance_grad", self.tolerance_grad)?;
+        check_not_negative("tolerance_change", self.tolerance_change)
+    }
+}
+
 impl Lbfgs {
     /// With a learning rate of 1. Parameters that are frozen now are left out, those that occur twice are taken once.
     ///
     /// # Errors
-    /// Groups differ in their learning rate or direction, or have weight decay; parameters are not of one dtype.
+    /// Groups differ in their learning rate or direction, or have weight decay; parameters are not of one dtype; a constant makes no
+    /// sense.
     pub fn new(groups: Vec<ParamGroup>, config: LbfgsConfig) -> Result<Self, OptimError> {
         let unsuited = |message: &str| Err(OptimError::Unsuited(message.to_owned()));
         let maximize = groups.first().is_some_and(|g| g.maximize);
@@ -109,9 +128,7 @@ impl Lbfgs {
                 penalty to the loss instead",
             );
         }
-        if config.history_size == 0 || config.max_iter == 0 {
-            return unsuited("L-BFGS needs `history_size` and `max_iter` of 1 or more");
-        }
+        config.check()?;
         let (mut seen, mut names): (Vec<Param>, HashSet<String>) = (Vec::new(), HashSet::new());
         let mut params: Vec<(String, Param)> = Vec::new();
         for (name, param) in groups.into_iter().flat_map(|g| g.params) {
@@ -236,6 +253,7 @@ impl Optimizer for Lbfgs {
     }
 
     fn step_closure(&mut self, closure: &mut dyn FnMut() -> Tensor) -> Result<StepOutcome, OptimError> {
+        check_not_negative("lr", self.lr)?;
         let unsuited = |message: String| Err(OptimError::Unsuited(message));
         if let Some((name, _)) = self.flat.params.iter().find(|(_, param)| param.is_frozen()) {
             return unsuited(format!("`{name}` was frozen after this L-BFGS was made; make a new one"));

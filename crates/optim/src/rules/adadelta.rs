@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::stepper;
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check, check_not_negative},
+};
 
 /// Adadelta (Zeiler, 2012), computed as PyTorch's `Adadelta` computes it:
 ///
@@ -39,6 +42,11 @@ stepper!(AdadeltaConfig);
 impl UpdateRule for AdadeltaConfig {
     fn name(&self) -> &'static str {
         "adadelta"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check("rho", (0.0..=1.0).contains(&self.rho), self.rho, "in 0..=1")?;
+        check_not_negative("eps", self.eps)
     }
 
     fn default_lr(&self) -> f64 {

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::{DType, Shape, Tensor};
 
 use super::{norm, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check, check_not_negative},
+};
 
 /// Adafactor (Shazeer and Stern, 2018) as PyTorch's `Adafactor` computes it: of a matrix `[n, m]`, only `n + m` mean squares are
 /// kept. For the `t`-th update with gradient `g`, with `βₜ = 1 - t^beta2_decay`:
@@ -43,6 +46,14 @@ stepper!(AdafactorConfig);
 impl UpdateRule for AdafactorConfig {
     fn name(&self) -> &'static str {
         "adafactor"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        let (decay, d) = (self.beta2_decay, self.d);
+        check("beta2_decay", decay <= 0.0 && decay.is_finite(), decay, "finite and 0 or less")?;
+        check_not_negative("eps", self.eps.0.unwrap_or(0.0))?;
+        check_not_negative("eps", self.eps.1)?;
+        check("d", d >= 1.0 && d.is_finite(), d, "finite and 1 or more")
     }
 
     fn default_lr(&self) -> f64 {

@@ -7,7 +7,10 @@ use super::{
     adafactor::{factored, rms},
     stepper,
 };
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check, check_not_negative},
+};
 
 /// Adafactor (Shazeer and Stern, 2018) as transformers' `Adafactor` computes it, with which T5 is trained. Of a matrix `[n, m]`,
 /// only `n + m` mean squares are kept. For the `t`-th update with gradient `g`, with `βₜ = 1 - t^decay_rate`:
@@ -64,6 +67,15 @@ stepper!(AdafactorHfConfig);
 impl UpdateRule for AdafactorHfConfig {
     fn name(&self) -> &'static str {
         "adafactor_hf"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_not_negative("eps", self.eps.0)?;
+        check_not_negative("eps", self.eps.1)?;
+        check("clip_threshold", self.clip_threshold > 0.0, self.clip_threshold, "above 0")?;
+        check("decay_rate", self.decay_rate.is_finite(), self.decay_rate, "finite")?;
+        let beta1 = self.beta1.unwrap_or(0.0);
+        check("beta1", (0.0..1.0).contains(&beta1), beta1, "in 0..1")
     }
 
     fn is_elementwise(&self) -> bool {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::stepper;
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{Numbers, OptimError, Stepper, UpdateRule, error::check_not_negative};
 
 /// Adagrad (Duchi, Hazan and Singer, 2011), computed as PyTorch's `Adagrad` computes it: for the `t`-th update with gradient `g`,
 ///
@@ -39,6 +39,12 @@ stepper!(AdagradConfig);
 impl UpdateRule for AdagradConfig {
     fn name(&self) -> &'static str {
         "adagrad"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_not_negative("lr_decay", self.lr_decay)?;
+        check_not_negative("initial_accumulator_value", self.initial_accumulator_value)?;
+        check_not_negative("eps", self.eps)
     }
 
     fn default_lr(&self) -> f64 {

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{lerp, power, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check_betas, check_not_negative},
+};
 
 /// Adam (Kingma and Ba, 2015), computed as PyTorch's `Adam` computes it: for the `t`-th update with gradient `g`,
 ///
@@ -93,6 +96,11 @@ impl AdamConfig {
 impl UpdateRule for AdamConfig {
     fn name(&self) -> &'static str {
         "adam"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_betas(self.betas)?;
+        check_not_negative("eps", self.eps)
     }
 
     fn state_names(&self) -> &'static [&'static str] {

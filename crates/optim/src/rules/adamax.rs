@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{lerp, power, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check_betas, check_not_negative},
+};
 
 /// Adam with the infinity norm (Kingma and Ba, 2015, section 7.1), computed as PyTorch's `Adamax` computes it:
 ///
@@ -38,6 +41,11 @@ stepper!(AdamaxConfig);
 impl UpdateRule for AdamaxConfig {
     fn name(&self) -> &'static str {
         "adamax"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_betas(self.betas)?;
+        check_not_negative("eps", self.eps)
     }
 
     fn default_lr(&self) -> f64 {

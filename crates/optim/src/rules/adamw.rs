@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{AdamConfig, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{Numbers, OptimError, Stepper, UpdateRule};
 
 /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019), computed as PyTorch's `AdamW` computes it: for the `t`-th
 /// update with gradient `g`,
@@ -55,6 +55,10 @@ impl AdamWConfig {
 impl UpdateRule for AdamWConfig {
     fn name(&self) -> &'static str {
         "adamw"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        self.adam().check()
     }
 
     fn state_names(&self) -> &'static [&'static str] {

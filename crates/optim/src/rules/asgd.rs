@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{lerp, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check, check_not_negative},
+};
 
 /// Averaged stochastic gradient descent (Polyak and Juditsky, 1992), computed as PyTorch's `ASGD` computes it: for the `t`-th
 /// update with gradient `g`,
@@ -44,6 +47,12 @@ stepper!(AsgdConfig);
 impl UpdateRule for AsgdConfig {
     fn name(&self) -> &'static str {
         "asgd"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_not_negative("lambd", self.lambd)?;
+        check_not_negative("alpha", self.alpha)?;
+        check("t0", self.t0.is_finite(), self.t0, "finite")
     }
 
     fn default_lr(&self) -> f64 {

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::{Shape, Tensor};
 
 use super::{lerp, norm, power, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check_betas, check_not_negative},
+};
 
 /// Layer-wise adaptive moments for large batches (You et al., 2020, algorithm 2), the step of each parameter scaled to its norm:
 /// for the `t`-th update with gradient `g`,
@@ -39,6 +42,11 @@ stepper!(LambConfig);
 impl UpdateRule for LambConfig {
     fn name(&self) -> &'static str {
         "lamb"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_betas(self.betas)?;
+        check_not_negative("eps", self.eps)
     }
 
     fn is_elementwise(&self) -> bool {

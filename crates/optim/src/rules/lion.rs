@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{lerp, sign, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{Numbers, OptimError, Stepper, UpdateRule, error::check_betas};
 
 /// Evolved sign momentum (Chen et al., 2023, "Symbolic Discovery of Optimization Algorithms", program 1):
 ///
@@ -37,6 +37,10 @@ stepper!(LionConfig);
 impl UpdateRule for LionConfig {
     fn name(&self) -> &'static str {
         "lion"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_betas(self.betas)
     }
 
     fn default_lr(&self) -> f64 {

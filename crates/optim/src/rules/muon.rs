@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::{Shape, Tensor};
 
 use super::{lerp, norm, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check, check_not_negative},
+};
 
 /// Momentum, orthogonalised (Jordan et al., 2024), computed as PyTorch's `Muon` computes it, for matrices alone:
 ///
@@ -83,6 +86,15 @@ impl MuonConfig {
 impl UpdateRule for MuonConfig {
     fn name(&self) -> &'static str {
         "muon"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        let (a, b, c) = self.ns_coefficients;
+        let finite = [a, b, c].iter().all(|x| x.is_finite());
+        check("ns_coefficients", finite, format!("{:?}", self.ns_coefficients), "three finite numbers")?;
+        check("ns_steps", (1..100).contains(&self.ns_steps), self.ns_steps, "in 1..100")?;
+        check_not_negative("eps", self.eps)?;
+        check_not_negative("momentum", self.momentum)
     }
 
     fn is_elementwise(&self) -> bool {

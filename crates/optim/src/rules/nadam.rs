@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{lerp, power, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check_betas, check_not_negative},
+};
 
 /// Adam with Nesterov's momentum (Dozat, 2016), computed as PyTorch's `NAdam` computes it: for the `t`-th update with
 /// gradient `g`,
@@ -63,6 +66,12 @@ impl NAdamConfig {
 impl UpdateRule for NAdamConfig {
     fn name(&self) -> &'static str {
         "nadam"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_betas(self.betas)?;
+        check_not_negative("eps", self.eps)?;
+        check_not_negative("momentum_decay", self.momentum_decay)
     }
 
     fn default_lr(&self) -> f64 {

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{lerp, power, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check_betas, check_not_negative},
+};
 
 /// Rectified Adam (Liu et al., 2020), computed as PyTorch's `RAdam` computes it: for the `t`-th update with gradient `g`,
 ///
@@ -42,6 +45,11 @@ stepper!(RAdamConfig);
 impl UpdateRule for RAdamConfig {
     fn name(&self) -> &'static str {
         "radam"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_betas(self.betas)?;
+        check_not_negative("eps", self.eps)
     }
 
     fn state_names(&self) -> &'static [&'static str] {

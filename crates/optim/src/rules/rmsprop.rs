@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{lerp, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{Numbers, OptimError, Stepper, UpdateRule, error::check_not_negative};
 
 /// RMSprop (Hinton, Srivastava and Swersky, 2012, lecture 6), centred as by Graves (2013), computed as PyTorch's `RMSprop`
 /// computes it:
@@ -44,6 +44,12 @@ stepper!(RmsPropConfig);
 impl UpdateRule for RmsPropConfig {
     fn name(&self) -> &'static str {
         "rmsprop"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_not_negative("alpha", self.alpha)?;
+        check_not_negative("eps", self.eps)?;
+        check_not_negative("momentum", self.momentum)
     }
 
     fn default_lr(&self) -> f64 {

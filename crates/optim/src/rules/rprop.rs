@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::{sign, stepper};
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{Numbers, OptimError, Stepper, UpdateRule, error::check};
 
 /// Resilient backpropagation (Riedmiller and Braun, 1993), computed as PyTorch's `Rprop` computes it. Only signs of gradients
 /// count, so it suits full batches. For each element, with the gradient `g'` of the update before and its own step size `Δ`, which
@@ -41,6 +41,14 @@ stepper!(RpropConfig);
 impl UpdateRule for RpropConfig {
     fn name(&self) -> &'static str {
         "rprop"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        let ((lower, raise), (least, most)) = (self.etas, self.step_sizes);
+        let good = 0.0 < lower && lower < 1.0 && 1.0 < raise && raise.is_finite();
+        check("etas", good, format!("{:?}", self.etas), "one in 0..1 and one above 1")?;
+        let good = 0.0 < least && least < most && most.is_finite();
+        check("step_sizes", good, format!("{:?}", self.step_sizes), "two increasing numbers above 0")
     }
 
     fn default_lr(&self) -> f64 {

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wgrad_tensor::Tensor;
 
 use super::stepper;
-use crate::{Numbers, Stepper, UpdateRule};
+use crate::{
+    Numbers, OptimError, Stepper, UpdateRule,
+    error::{check, check_not_negative},
+};
 
 /// Stochastic gradient descent with momentum, computed as PyTorch's `SGD` computes it:
 ///
@@ -34,6 +37,13 @@ stepper!(SgdConfig);
 impl UpdateRule for SgdConfig {
     fn name(&self) -> &'static str {
         "sgd"
+    }
+
+    fn check(&self) -> Result<(), OptimError> {
+        check_not_negative("momentum", self.momentum)?;
+        check("dampening", self.dampening.is_finite(), self.dampening, "finite")?;
+        let plain = self.momentum > 0.0 && self.dampening == 0.0;
+        check("nesterov", !self.nesterov || plain, self.nesterov, "false without momentum, or with dampening")
     }
 
     fn state_names(&self) -> &'static [&'static str] {

@@ -1,5 +1,6 @@
 //! Learning rates over time.
 
+mod check;
 mod cycle;
 mod error_ratio;
 mod plateau;
@@ -337,39 +338,6 @@ impl Schedule {
     #[must_use]
     pub fn with_warmup(self, steps: u64) -> Schedule {
         Schedule::Warmup { steps, from_zero: true, then: Box::new(self) }
-    }
-
-    /// What makes a schedule unusable, if anything.
-    ///
-    /// # Errors
-    /// A number is not finite, a sequence has the wrong number of milestones or they do not increase.
-    pub fn check(&self) -> Result<(), crate::OptimError> {
-        use crate::error::check;
-        for i in [0, 1, 7, 1000] {
-            let lr = self.lr(i);
-            check(
-                "schedule",
-                lr.is_finite() && lr >= 0.0,
-                format!("{lr} at step {i}"),
-                "a rate of 0 or more at every step",
-            )?;
-        }
-        match self {
-            Schedule::Sequential { schedules, milestones } => {
-                let ordered = milestones.windows(2).all(|pair| pair[0] < pair[1]);
-                let fits = schedules.len() == milestones.len() + 1 && ordered;
-                check(
-                    "milestones",
-                    fits,
-                    format!("{milestones:?}"),
-                    "increasing steps, one fewer than schedules",
-                )?;
-                schedules.iter().try_for_each(Schedule::check)
-            }
-            Schedule::Product { schedules } => schedules.iter().try_for_each(Schedule::check),
-            Schedule::Warmup { then, .. } => then.check(),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -53,6 +53,10 @@ impl LrScheduler {
         LrScheduler { schedule, feedback: Some(feedback), state }
     }
 
+    pub(super) fn feedback(&self) -> Option<&Feedback> {
+        self.feedback.as_ref()
+    }
+
     /// The learning rate of step `i`, counted from 0.
     pub fn lr(&self, i: u64) -> f64 {
         let scheduled = self.schedule.lr(i);

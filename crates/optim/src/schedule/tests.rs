@@ -108,6 +108,45 @@ fn what_makes_no_sense_is_refused() {
     };
     assert!(sequence(&[3]).check().is_ok());
     assert!(sequence(&[3, 4]).check().is_err());
+    for (text, wrong) in [
+        (r#"{"name": "constant_factor", "lr": 1, "factor": 1.5}"#, "factor"),
+        (r#"{"name": "linear", "lr": 1, "start_factor": 0}"#, "start_factor"),
+        (r#"{"name": "linear", "lr": 1, "end_factor": -0.1}"#, "end_factor"),
+        (r#"{"name": "step", "lr": 1, "step_size": 0}"#, "step_size"),
+        (r#"{"name": "multi_step", "lr": 1, "milestones": [2], "gamma": -1}"#, "gamma"),
+        (r#"{"name": "exponential", "lr": 1, "gamma": -0.5}"#, "gamma"),
+        (r#"{"name": "inverse_time", "lr": 1, "decay": -1}"#, "decay"),
+        (r#"{"name": "inverse_time", "lr": 1, "decay": 1, "steps_per_epoch": 0}"#, "steps_per_epoch"),
+        (r#"{"name": "inverse_sqrt", "lr": 1, "timescale": 0}"#, "timescale"),
+        (r#"{"name": "polynomial", "lr": 1, "total_iters": 0}"#, "total_iters"),
+        (r#"{"name": "polynomial", "lr": 1, "end_lr": -1}"#, "end_lr"),
+        (r#"{"name": "cosine", "lr": 1, "t_max": 0}"#, "t_max"),
+        (r#"{"name": "cosine_restarts", "lr": 1, "t_0": 0}"#, "t_0"),
+        (r#"{"name": "cosine_restarts", "lr": 1, "t_0": 5, "t_mult": 0}"#, "t_mult"),
+        (r#"{"name": "cosine_hard_restarts", "lr": 1, "total": 0}"#, "total"),
+        (r#"{"name": "cosine_hard_restarts", "lr": 1, "total": 9, "cycles": 0}"#, "cycles"),
+        (r#"{"name": "warmup_cosine_to", "lr": 1, "min_lr": -1, "warmup": 1, "total": 9}"#, "min_lr"),
+        (r#"{"name": "warmup_cosine", "lr": 1, "warmup": 0, "total": 0}"#, "total"),
+        (r#"{"name": "noam", "d_model": 0, "warmup": 1}"#, "d_model"),
+        (r#"{"name": "noam", "d_model": 8, "warmup": 0}"#, "warmup"),
+        (r#"{"name": "wsd", "lr": -1, "stable": 1, "decay": 1}"#, "lr"),
+        (r#"{"name": "cyclic", "base_lr": 0.1, "max_lr": 1, "step_size_up": 0}"#, "step_size_up"),
+        (r#"{"name": "cyclic", "base_lr": 0.1, "max_lr": 1, "momentum": [0.8, 1.5]}"#, "momentum"),
+        (r#"{"name": "one_cycle", "max_lr": 1, "total_steps": 0}"#, "total_steps"),
+        (r#"{"name": "one_cycle", "max_lr": 1, "total_steps": 9, "pct_start": 1.5}"#, "pct_start"),
+        (r#"{"name": "one_cycle", "max_lr": 1, "total_steps": 9, "div_factor": 0}"#, "div_factor"),
+        (r#"{"name": "product", "schedules": []}"#, "the number of schedules"),
+        (r#"{"name": "warmup", "steps": 3, "then": {"name": "cosine", "lr": 1, "t_max": 0}}"#, "t_max"),
+    ] {
+        let schedule: Schedule = serde_json::from_str(text).expect(text);
+        let found = schedule.check().expect_err(text).to_string();
+        assert!(found.starts_with(&format!("`{wrong}` must be ")), "{text}: {found}");
+    }
+    let plateau = |factor| {
+        let rule = ReduceLrOnPlateau { factor, ..ReduceLrOnPlateau::default() };
+        LrScheduler::with_feedback(constant(0.1), Feedback::ReduceOnPlateau(rule)).check()
+    };
+    assert!(plateau(0.5).is_ok() && plateau(1.0).is_err() && plateau(f64::NAN).is_err());
     assert!(
         serde_json::from_str::<Schedule>(r#"{"name": "step", "lr": 1, "step_size": 3, "gama": 0.5}"#)
             .is_err()

@@ -51,9 +51,7 @@ impl Tensor {
     /// Where `min` is above `max`, all elements are `max`, as in PyTorch. The limits are parameters of the program.
     #[track_caller]
     pub fn clamp(&self, min: f64, max: f64) -> Tensor {
-        let min = Tensor::scalar(if min > max { max } else { min }, self.dtype(), self.device());
-        let max = Tensor::scalar(max, self.dtype(), self.device());
-        let floored = self.lt(&min).where_(&min, self);
-        self.gt(&max).where_(&max, &floored)
+        let floor = if min > max { max } else { min };
+        self.clamp_min(floor).clamp_max(max)
     }
 }

@@ -1,24 +1,24 @@
-//! Arithmetic and logic of two operands, broadcast as NumPy does. A number as operand takes this tensor's dtype and is a
-//! parameter of the program (see [`Tensor::scalar`]).
+//! Arithmetic and logic of two operands, broadcast as NumPy does. A number as operand is a parameter of the program (see
+//! [`Tensor::scalar`]); [`IntoOperand`] says which dtype it has.
 
 use wgrad_ir::{BinaryOp, Op};
 
 use crate::{IntoOperand, Tensor};
 
 macro_rules! binary {
-    ($($(#[$doc:meta])* $method:ident $op:ident;)*) => {
+    ($pair:ident: $($(#[$doc:meta])* $method:ident $op:ident;)*) => {
         impl Tensor {$(
             $(#[$doc])*
             #[track_caller]
             pub fn $method(&self, other: impl IntoOperand) -> Tensor {
-                let other = other.into_operand(self);
-                Tensor::elementwise(stringify!($method), Op::Binary(BinaryOp::$op), &[self, &other])
+                let (left, other) = other.$pair(self);
+                Tensor::elementwise(stringify!($method), Op::Binary(BinaryOp::$op), &[&left, &other])
             }
         )*}
     };
 }
 
-binary! {
+binary! { beside:
     /// `a + b`; integers wrap.
     add Add;
     /// `a - b`; integers wrap.
@@ -35,6 +35,9 @@ binary! {
     minimum Min;
     /// Remainder with the sign of `a`, `a - b trunc(a / b)`; integers give 0 where `b` is 0.
     fmod Rem;
+}
+
+binary! { logical:
     /// Logical and (bool).
     logical_and And;
     /// Logical or (bool).

@@ -10,8 +10,8 @@ macro_rules! compare {
             $(#[$doc])*
             #[track_caller]
             pub fn $method(&self, other: impl IntoOperand) -> Tensor {
-                let other = other.into_operand(self);
-                Tensor::elementwise(stringify!($method), Op::Compare(CompareOp::$op), &[self, &other])
+                let (left, other) = other.compared(self);
+                Tensor::elementwise(stringify!($method), Op::Compare(CompareOp::$op), &[&left, &other])
             }
         )*}
     };

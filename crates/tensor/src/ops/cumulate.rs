@@ -6,34 +6,42 @@ use wgrad_ir::{CumulateOp, Op, Shape};
 use crate::Tensor;
 
 impl Tensor {
-    /// `yᵢ = x₀ + .. + xᵢ` along one axis. On a device that adds in `f32`, errors grow with the square root of the length or less.
+    /// `yᵢ = x₀ + .. + xᵢ` along one axis. Sums of `u8` and `bool` are `i32`. On a device that adds in `f32`, errors grow with the square root of the length or less.
     #[track_caller]
     pub fn cumsum(&self, dim: isize) -> Tensor {
+        if let Some(vector) = self.lone(dim) {
+            return vector.cumsum(dim).reshape([]);
+        }
+        let x = self.counted();
         match self.axis(dim, 0) {
             Ok(axis) => {
                 let sums = Op::Cumulate { op: CumulateOp::Sum, axis };
-                Tensor::apply("cumsum", sums, &[&self.widened()]).cast(self.dtype())
+                Tensor::apply("cumsum", sums, &[&x.widened()]).cast(x.dtype())
             }
             Err(message) => self.fail("cumsum", message),
         }
     }
 
-    /// `yᵢ = x₀ · .. · xᵢ` along one axis. Gradients of every order are right where elements are zero.
+    /// `yᵢ = x₀ · .. · xᵢ` along one axis. Products of `u8` and `bool` are `i32`. Gradients of every order are right where elements are zero.
     #[track_caller]
     pub fn cumprod(&self, dim: isize) -> Tensor {
-        self.products("cumprod", dim)
+        if let Some(vector) = self.lone(dim) {
+            return vector.cumprod(dim).reshape([]);
+        }
+        self.counted().products("cumprod", dim)
     }
 
-    /// `Π x` over `dims`; 1 over an empty axis. With `keepdim`, the axes stay with extent 1; an empty `dims` reduces nothing. Gradients
-    /// of every order are right where elements are zero.
+    /// `Π x` over `dims`, over all axes where it names none; 1 over an empty axis. With `keepdim`, the axes stay with extent 1. Products
+    /// of `u8` and `bool` are `i32`. Gradients of every order are right where elements are zero.
     #[track_caller]
     pub fn prod(&self, dims: &[isize], keepdim: bool) -> Tensor {
-        let axes = match self.axes(dims) {
+        let axes = match self.reduced(dims) {
             Ok(axes) => axes,
             Err(message) => return self.fail("prod", message),
         };
+        let x = self.counted();
         if axes.is_empty() {
-            return self.clone();
+            return x;
         }
         let kept = || (0..self.rank()).filter(|axis| !axes.contains(axis));
         let shape: Shape = match keepdim {
@@ -45,10 +53,10 @@ impl Tensor {
         let length: usize = axes.iter().map(|&axis| self.shape()[axis]).product();
         if length == 0 {
             // A sum of nothing, so that there is a gradient, of no elements.
-            return self.sum(dims, keepdim).add(self.constant_like(1.0));
+            return x.sum(dims, keepdim).add(x.constant_like(1.0));
         }
         let lines: Shape = [shape.elements(), length].into();
-        self.permute(&order).reshape(lines).products("prod", 1).narrow(1, length - 1, 1).reshape(shape)
+        x.permute(&order).reshape(lines).products("prod", 1).narrow(1, length - 1, 1).reshape(shape)
     }
 
     /// Products so far as a linear recurrence, `yᵢ = xᵢ yᵢ₋₁` from `y₀ = x₀` on: no gradient of it divides.

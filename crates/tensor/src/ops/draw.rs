@@ -48,14 +48,16 @@ impl Tensor {
         Tensor::random_normal(shape, key, device).mul(std).add(mean)
     }
 
-    /// 1 with the probability that each element gives, else 0, in this tensor's dtype (float). No gradient flows.
+    /// 1 with the probability that each element gives, else 0, in this tensor's dtype (float). No gradient flows. A probability
+    /// outside of `[0, 1]` is an error of the evaluation.
     #[track_caller]
     pub fn bernoulli(&self, key: &RandomKey) -> Tensor {
         if self.error().is_none() && !self.dtype().is_float() {
             return self.fail("bernoulli", format!("expects probabilities, got {}", self.describe()));
         }
         let u = Tensor::random_uniform(self.shape(), key, self.device()).cast(self.dtype());
-        u.lt(self).cast(self.dtype())
+        let likely = u.lt(self).ensure(&self.ge(0.0).logical_and(&self.le(1.0)));
+        likely.cast(self.dtype())
     }
 
     /// The numbers `0..n` in random order (`i32`).
@@ -66,7 +68,7 @@ impl Tensor {
 
     /// `n` class numbers (`i32`) drawn by weights that need not add up to 1: `[.., classes]` gives `[.., n]`. Without `replacement` no
     /// class is drawn twice. Each draw takes the largest of `ln weight + Gumbel noise` (Gumbel, 1954); classes of weight 0 are
-    /// drawn only where no others are left.
+    /// drawn only where no others are left. Weights that are negative or not finite, and rows of zeros, are an error of the evaluation.
     #[track_caller]
     pub fn multinomial(&self, n: usize, replacement: bool, key: &RandomKey) -> Tensor {
         let Some(&classes) = self.shape().last().filter(|_| self.dtype().is_float()) else {
@@ -91,6 +93,9 @@ impl Tensor {
         let possible = weights.gt(0.0);
         let logs = possible.where_(&weights, &weights.constant_like(1.0)).log();
         let scores = possible.where_(&logs.add(&gumbel), &weights.constant_like(-1e30));
-        if replacement { scores.argmax(-1, false) } else { scores.topk(n, -1, true).1 }
+        let classes = if replacement { scores.argmax(-1, false) } else { scores.topk(n, -1, true).1 };
+        let weights = if replacement { weights.squeeze(-2) } else { weights };
+        let good = weights.ge(0.0).logical_and(weights.isfinite());
+        classes.ensure(&good.all(&[-1], true).logical_and(weights.gt(0.0).any(&[-1], true)))
     }
 }

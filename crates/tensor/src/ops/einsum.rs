@@ -201,9 +201,8 @@ fn product(a: &Labelled, b: &Labelled, needed: impl Fn(&Label) -> bool) -> Label
     let labels: Vec<Label> = [batch.clone(), rows.clone(), columns.clone()].concat();
     if summed.is_empty() || !a.tensor.dtype().is_float() {
         let all: Vec<Label> = [labels.clone(), summed.clone()].concat();
-        let dims: Vec<isize> = (labels.len()..all.len()).map(|d| d as isize).collect();
-        let tensor = a.arrange(&all).mul(b.arrange(&all)).sum(&dims, false);
-        return Labelled { tensor, labels };
+        let tensor = a.arrange(&all).mul(b.arrange(&all));
+        return Labelled { tensor, labels: all }.sum_out(|label| labels.contains(label));
     }
     // `[batch.., rows, summed] x [batch.., summed, columns]`; an extent of 1 in one of them is broadcast.
     let extent = |l: Label| a.extent(l).unwrap_or(1).max(b.extent(l).unwrap_or(1));
@@ -214,9 +213,8 @@ fn product(a: &Labelled, b: &Labelled, needed: impl Fn(&Label) -> bool) -> Label
     let right: Vec<Label> = [batch.clone(), summed.clone(), columns.clone()].concat();
     if zero {
         let all: Vec<Label> = [labels.clone(), summed.clone()].concat();
-        let dims: Vec<isize> = (labels.len()..all.len()).map(|d| d as isize).collect();
-        let tensor = a.arrange(&all).mul(b.arrange(&all)).sum(&dims, false);
-        return Labelled { tensor, labels };
+        let tensor = a.arrange(&all).mul(b.arrange(&all));
+        return Labelled { tensor, labels: all }.sum_out(|label| labels.contains(label));
     }
     let (n, m, k, c) = (sized(&batch), sized(&rows), sized(&summed), sized(&columns));
     let x = a.arrange(&left).expand(shape_of(&left)).reshape([n, m, k]);

@@ -41,6 +41,9 @@ impl Tensor {
     /// Entries `ids [n]` of an axis: `[.., extent, ..]` gives `[.., n, ..]`.
     #[track_caller]
     pub fn index_select(&self, dim: isize, ids: &Tensor) -> Tensor {
+        if let Some(vector) = self.lone(dim).filter(|_| ids.elements() == 1) {
+            return vector.index_select(dim, ids).reshape([]);
+        }
         let axis = match self.axis(dim, 0) {
             Ok(axis) => axis,
             Err(message) => return self.fail("index_select", message),
@@ -58,6 +61,9 @@ impl Tensor {
     /// Adds the entries of `source [.., n, ..]` to those that `ids [n]` name along an axis; repeated ids add up.
     #[track_caller]
     pub fn index_add(&self, dim: isize, ids: &Tensor, source: &Tensor) -> Tensor {
+        if let (Some(vector), Some(source)) = (self.lone(dim), source.lone(dim)) {
+            return vector.index_add(dim, &ids.reshape([ids.elements()]), &source).reshape([]);
+        }
         let axis = match self.axis(dim, 0) {
             Ok(axis) => axis,
             Err(message) => return self.fail("index_add", message),
@@ -88,7 +94,12 @@ impl Tensor {
     /// no extent larger than this tensor's but that of the axis.
     #[track_caller]
     pub fn gather(&self, dim: isize, index: &Tensor) -> Tensor {
+        if let Some(vector) = self.lone(dim).filter(|_| index.rank() < 2) {
+            return vector.gather(dim, &index.reshape([index.elements()])).reshape(index.shape());
+        }
         match self.positions(dim, index, true) {
+            // Nothing of it, which is read from no table.
+            Ok(ids) if ids.elements() == 0 => self.flat().narrow(0, 0, 0).reshape(ids.shape()),
             Ok(ids) => self.flat().rows("gather", &ids),
             Err(message) => self.pass_or_fail("gather", &[index], message),
         }
@@ -97,7 +108,11 @@ impl Tensor {
     /// [`Tensor::gather`] by indices that are known to fit, as those of a sort.
     #[track_caller]
     pub(crate) fn gather_within(&self, dim: isize, index: &Tensor) -> Tensor {
+        if self.rank() == 0 && index.rank() == 0 && self.error().is_none() {
+            return self.clone();
+        }
         match self.positions(dim, index, false) {
+            Ok(ids) if ids.elements() == 0 => self.flat().narrow(0, 0, 0).reshape(ids.shape()),
             Ok(ids) => self.flat().rows("gather", &ids),
             Err(message) => self.pass_or_fail("gather", &[index], message),
         }
@@ -138,6 +153,9 @@ impl Tensor {
 
     /// Positions in the flattened tensor, and the part of `source` that goes there, flattened too.
     fn scattered(&self, dim: isize, index: &Tensor, source: &Tensor) -> Result<(Tensor, Tensor), String> {
+        if let (Some(vector), Some(source)) = (self.lone(dim), source.lone(dim)) {
+            return vector.scattered(dim, &index.reshape([index.elements()]), &source);
+        }
         let ids = self.positions(dim, index, true)?;
         if source.error().is_some() {
             return Err(String::new());
@@ -197,8 +215,9 @@ impl Tensor {
         if self.error().is_none() && !self.dtype().is_int() {
             return self.fail("one_hot", format!("expects class numbers, got {}", self.describe()));
         }
-        let classes = Tensor::arange(classes, self.device()).cast(self.dtype());
-        self.unsqueeze(-1).eq(&classes).cast(DType::I32)
+        let number = self.cast(DType::I32).ensure_below(classes);
+        let classes = Tensor::arange(classes, self.device());
+        number.unsqueeze(-1).eq(&classes).cast(DType::I32)
     }
 
     /// The axis `from` moved to position `to`, the others in order.
@@ -272,7 +291,7 @@ impl Tensor {
     fn out_of_range(&self, rows: usize) -> Option<String> {
         let (low, high) = self.0.range?;
         let bad = if low < 0 { low } else { high };
-        (low < 0 || high >= rows as i64)
+        (self.elements() > 0 && (low < 0 || high >= rows as i64))
             .then(|| format!("id {bad} in {} is out of range for the {rows} rows", self.describe()))
     }
 }

@@ -8,6 +8,7 @@ mod contract;
 mod cumulate;
 mod draw;
 mod einsum;
+mod ensure;
 mod grid;
 mod index;
 mod join;
@@ -45,8 +46,19 @@ impl Tensor {
         if self.dtype().is_half() { self.cast(wgrad_ir::DType::F32) } else { self.clone() }
     }
 
-    /// Several axes, ascending, each at most once.
+    /// A scalar as a vector of one element, for operations along an axis: 0 and -1 name the axis that a scalar does not have, as in
+    /// PyTorch. `None` for all else.
+    #[track_caller]
+    pub(crate) fn lone(&self, dim: isize) -> Option<Tensor> {
+        let lone = self.rank() == 0 && self.error().is_none() && matches!(dim, 0 | -1);
+        lone.then(|| self.reshape([1]))
+    }
+
+    /// Several axes, ascending, each at most once. Of a scalar, 0 and -1 name none.
     pub(crate) fn axes(&self, dims: &[isize]) -> Result<smallvec::SmallVec<[usize; 6]>, String> {
+        if self.rank() == 0 && matches!(dims, [0 | -1]) {
+            return Ok(smallvec::SmallVec::new());
+        }
         let mut axes = dims.iter().map(|&d| self.axis(d, 0)).collect::<Result<smallvec::SmallVec<_>, _>>()?;
         axes.sort_unstable();
         if axes.windows(2).any(|w| w[0] == w[1]) {

@@ -55,6 +55,9 @@ impl Tensor {
     /// Exchanges two axes.
     #[track_caller]
     pub fn transpose(&self, dim0: isize, dim1: isize) -> Tensor {
+        if self.lone(dim0).and(self.lone(dim1)).is_some() {
+            return self.clone();
+        }
         let (a, b) = match (self.axis(dim0, 0), self.axis(dim1, 0)) {
             (Ok(a), Ok(b)) => (a, b),
             (Err(message), _) | (_, Err(message)) => return self.fail("transpose", message),
@@ -104,6 +107,9 @@ impl Tensor {
     /// Removes an axis, which must have extent 1.
     #[track_caller]
     pub fn squeeze(&self, dim: isize) -> Tensor {
+        if self.lone(dim).is_some() {
+            return self.clone();
+        }
         let axis = match self.axis(dim, 0) {
             Ok(axis) => axis,
             Err(message) => return self.fail("squeeze", message),

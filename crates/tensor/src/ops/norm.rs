@@ -54,6 +54,9 @@ impl Tensor {
         if let Some(faulty) = [self, other].into_iter().find(|t| t.error().is_some()) {
             return faulty.clone();
         }
+        if let (Some(x), Some(y)) = (self.lone(dim), other.lone(dim)) {
+            return x.cosine_similarity(&y, dim, eps);
+        }
         // Counted from the back, an axis stays where it is when axes are added in front.
         let rank = self.rank().max(other.rank()) as isize;
         let dim = if dim < 0 { dim } else { dim - rank };

@@ -50,63 +50,78 @@ impl Tensor {
         up.where_(&below.add(c(1.0)), &below)
     }
 
-    /// Remainder with the sign of `b`, `a - b ⌊a / b⌋` (float), as Python's `%`; [`Tensor::fmod`] has the sign of `a`.
+    /// Remainder with the sign of `b`, `a - b ⌊a / b⌋`, as Python's `%`; [`Tensor::fmod`] has the sign of `a`. Integers give 0
+    /// where `b` is 0.
     #[track_caller]
     pub fn remainder(&self, other: impl IntoOperand) -> Tensor {
-        let other = other.into_operand(self);
-        if self.dtype().is_half() && other.dtype() == self.dtype() {
-            return self.widened().remainder(other.widened()).cast(self.dtype());
+        let (a, b) = other.beside(self);
+        let rest = a.fmod(&b);
+        if matches!(rest.dtype(), DType::U8 | DType::U32) {
+            return rest;
         }
-        self.sub(self.div(&other).floor().mul(&other))
+        let zero = rest.constant_like(0.0);
+        let other_side = rest.lt(&zero).ne(b.lt(b.constant_like(0.0)));
+        rest.ne(&zero).logical_and(other_side).where_(&rest.add(&b), &rest)
     }
 
     /// Not below `min`; the gradient is that of the identity from `min` on, `min` included, else 0.
     #[track_caller]
     pub fn clamp_min(&self, min: f64) -> Tensor {
-        let min = Tensor::scalar(min, self.dtype(), self.device());
-        self.lt(&min).where_(&min, self)
+        let (x, min) = self.with_limit(min);
+        x.lt(&min).where_(&min, &x)
     }
 
     /// Not above `max`; the gradient is that of the identity up to `max`, `max` included, else 0.
     #[track_caller]
     pub fn clamp_max(&self, max: f64) -> Tensor {
-        let max = Tensor::scalar(max, self.dtype(), self.device());
-        self.gt(&max).where_(&max, self)
+        let (x, max) = self.with_limit(max);
+        x.gt(&max).where_(&max, &x)
+    }
+
+    /// The elements and a limit of them, which is the dtype's own where it holds no number so large or small.
+    fn with_limit(&self, limit: f64) -> (Tensor, Tensor) {
+        if self.dtype().is_int() && limit.fract() == 0.0 {
+            (self.clone(), limit.into_operand(self))
+        } else {
+            limit.beside(self)
+        }
     }
 
     /// `a + weight (b - a)`.
     #[track_caller]
     pub fn lerp(&self, end: &Tensor, weight: impl IntoOperand) -> Tensor {
-        let weight = weight.into_operand(self);
-        self.add(end.sub(self).mul(&weight))
+        self.add(end.sub(self).mul(weight))
     }
 
-    /// Whether an element is not a number (float). GPUs need not keep such elements apart.
+    /// Whether an element is not a number.
     #[track_caller]
     pub fn isnan(&self) -> Tensor {
         self.ne(self)
     }
 
-    /// Whether an element is infinite (float). GPUs need not keep such elements apart.
+    /// Whether an element is infinite.
     #[track_caller]
     pub fn isinf(&self) -> Tensor {
-        self.abs().gt(self.largest())
+        if self.error().is_none() && !self.dtype().is_float() {
+            return Tensor::zeros(self.shape(), DType::Bool, self.device());
+        }
+        let x = self.widened();
+        x.abs().gt(x.largest())
     }
 
-    /// Whether an element is neither infinite nor NaN (float). GPUs need not keep such elements apart.
+    /// Whether an element is neither infinite nor NaN.
     #[track_caller]
     pub fn isfinite(&self) -> Tensor {
-        self.abs().le(self.largest())
+        if self.error().is_none() && !self.dtype().is_float() {
+            return Tensor::ones(self.shape(), DType::Bool, self.device());
+        }
+        let x = self.widened();
+        x.abs().le(x.largest())
     }
 
+    /// The largest number of the dtype. Shaders know comparisons with it, and ask for the bits.
     fn largest(&self) -> Tensor {
-        self.constant_like(match self.dtype() {
-            DType::F64 => f64::MAX,
-            DType::F16 => 65504.0,
-            // Eight bits of the exponent, the last of them 0, and seven of the fraction.
-            DType::BF16 => f64::from(f32::from_bits(0x7f7f_0000)),
-            _ => f64::from(f32::MAX),
-        })
+        self.constant_like(if self.dtype() == DType::F64 { f64::MAX } else { f64::from(f32::MAX) })
     }
 
     /// Whether exactly one of the two holds (bool).

@@ -10,6 +10,17 @@ pub(crate) fn cpu() -> DeviceHandle {
     std::sync::Arc::new(wgrad_cpu::CpuDevice::new())
 }
 
+/// The CPU and a GPU, which the environment variable `WGRAD_TEST_DEVICES=cpu` leaves out.
+pub(crate) fn devices() -> Vec<DeviceHandle> {
+    if std::env::var("WGRAD_TEST_DEVICES").is_ok_and(|d| d == "cpu") {
+        eprintln!("the GPU is left out: WGRAD_TEST_DEVICES=cpu");
+        return vec![cpu()];
+    }
+    let registry = wgrad_runtime::Registry::new(vec![Box::new(wgrad_gpu::GpuBackend::new())]);
+    let gpu = registry.open("gpu");
+    vec![cpu(), gpu.unwrap_or_else(|e| panic!("{e}; WGRAD_TEST_DEVICES=cpu leaves GPU tests out")).device]
+}
+
 /// Deterministic numbers spread over `[low, high]`, no two of them equal.
 pub(crate) fn numbers(count: usize, (low, high): (f64, f64), salt: usize) -> Vec<f64> {
     let golden = 0.618_033_988_749_895;

@@ -95,7 +95,9 @@ impl Recipe {
                 return Ok(LrScheduler::new(schedule));
             }
         };
-        Ok(LrScheduler::with_feedback(warmed(Schedule::Constant { lr }), feedback))
+        let scheduler = LrScheduler::with_feedback(warmed(Schedule::Constant { lr }), feedback);
+        scheduler.check().map_err(|error| setting("schedule", "one that can be run", error))?;
+        Ok(scheduler)
     }
 
     pub(super) fn validate_schedule(&self) -> Result<(), RecipeError> {

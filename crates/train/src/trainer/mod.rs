@@ -17,7 +17,7 @@ use crate::learner::Learner;
 use crate::metrics::{Metric, MetricsFile, Speed, Split};
 use crate::profile::Profile;
 use crate::progress::{Progress, Waiting};
-use crate::recipe::{Recipe, SampleRecipe};
+use crate::recipe::{Precision, Recipe, SampleRecipe};
 use crate::run_folder::RunFolder;
 use crate::sample::SampleOptions;
 use crate::task::Units;
@@ -185,13 +185,15 @@ impl Trainer {
         self.compiling = None;
         let seconds = self.clock.elapsed().as_secs_f64();
         self.clock = Instant::now();
-        if !loss.is_finite() || !grad_norm.is_finite() {
+        // A loss that is scaled for f16 may give gradients beyond it: such a step was skipped, and changed nothing.
+        let skipped = !grad_norm.is_finite() && self.recipe.train.precision == Precision::F16;
+        if !loss.is_finite() || !grad_norm.is_finite() && !skipped {
             return Err(self.not_finite(step, loss, grad_norm));
         }
         let (t, units) = (&self.recipe.train, self.learner.task().units());
         let counted = (t.batch_size * t.grad_accumulation * units.per_example) as u64;
         let speed = Speed::of(units, self.progress.step(step, loss, lr, (counted, units.unit), seconds));
-        let (split, grad_norm) = (Split::Train, Some(grad_norm));
+        let (split, grad_norm) = (Split::Train, (!skipped).then_some(grad_norm));
         self.metrics.write(Metric { step, split, loss, lr, speed, grad_norm, metrics: Metrics::new() })
     }
 

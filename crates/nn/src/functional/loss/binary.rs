@@ -8,6 +8,8 @@ use crate::functional::{activation::log1p_exp, like};
 /// `-(y ln p + (1 - y) ln(1 - p))` for probabilities `p`, with logarithms of at least -100; the gradient is
 /// `(p - y) / max(p (1 - p), 1e-12)` as PyTorch has it. `weight`, if given, multiplies the elements. Prefer
 /// [`binary_cross_entropy_with_logits`], which loses no digits.
+///
+/// Probabilities and targets outside of `[0, 1]` are an error of the evaluation.
 #[track_caller]
 pub fn binary_cross_entropy(
     probabilities: &Tensor,
@@ -27,6 +29,8 @@ pub fn binary_cross_entropy(
             let rest = one.sub(p);
             vec![y.mul(log(p)).add(one.sub(y).mul(log(&rest))).neg()]
         };
+        let inside = |x: &Tensor| x.ge(like(0.0, x)).logical_and(x.le(like(1.0, x)));
+        let p = &p.ensure(&inside(p).logical_and(inside(y)));
         let loss = function_with_gradient("binary_cross_entropy", &[p, y], 1, body, |back| {
             let (p, y, g) = (&back.operands[0], &back.operands[1], &back.cotangents[0]);
             let spread = like(1.0, p).sub(p).mul(p).maximum(like(1e-12, p));
@@ -54,6 +58,7 @@ pub fn binary_cross_entropy_with_logits(
     })
 }
 
+#[track_caller]
 fn elements(x: &Tensor, y: &Tensor, pos_weight: Option<&Tensor>) -> Tensor {
     let soft = log1p_exp(&x.neg());
     let one = like(1.0, x);
@@ -64,6 +69,7 @@ fn elements(x: &Tensor, y: &Tensor, pos_weight: Option<&Tensor>) -> Tensor {
     one.sub(y).mul(x).add(soft)
 }
 
+#[track_caller]
 fn weighted(loss: &Tensor, weight: Option<&Tensor>) -> Tensor {
     weight.map_or_else(|| loss.clone(), |w| loss.mul(w))
 }

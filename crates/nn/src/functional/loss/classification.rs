@@ -1,6 +1,6 @@
 //! Losses of classes.
 
-use wgrad_tensor::{Shape, Tensor};
+use wgrad_tensor::{DType, Shape, Tensor};
 
 use super::Reduction;
 use crate::functional::like;
@@ -45,6 +45,12 @@ pub(in crate::functional) fn misfit(
     targets: &Tensor,
     ignore_index: Option<i32>,
 ) -> Option<String> {
+    if !targets.dtype().is_int() && targets.error().is_none() {
+        let got = format!("{}{}", targets.dtype(), targets.shape());
+        return Some(format!(
+            "expects class numbers (i32) as targets, got {got}; `cross_entropy_with` takes probabilities"
+        ));
+    }
     if positions != targets.shape().dims() {
         let logits: Shape = positions.iter().chain([&classes]).copied().collect();
         return Some(format!(
@@ -59,24 +65,23 @@ pub(in crate::functional) fn misfit(
     bad.then(|| format!("targets lie in {low}..={high}, but there are {classes} classes"))
 }
 
-/// The same targets. Where the host does not know them all to be classes, those that count are looked up among these on the device,
-/// so that one that is none is an error of the evaluation, not a position without a gradient.
+/// The same targets as `i32`. Where the host does not know them all to be classes, those that count are looked up among these on
+/// the device, so that one that is none is an error of the evaluation, not a position without a gradient.
 #[track_caller]
 pub(in crate::functional) fn checked(targets: &Tensor, classes: usize, ignore_index: Option<i32>) -> Tensor {
+    let targets = targets.cast(DType::I32);
     let known = targets.int_range().is_some_and(|(low, high)| low >= 0 && high < classes as i64);
-    if known || classes == 0 || targets.error().is_some() || !targets.dtype().is_int() {
-        return targets.clone();
+    if known || targets.error().is_some() {
+        return targets;
     }
-    let numbers = Tensor::arange(classes, targets.device()).cast(targets.dtype()).reshape([classes, 1]);
-    let of = |targets: &Tensor| numbers.embedding(targets).squeeze(-1);
     match ignore_index {
         Some(ignored) => {
             let counted = targets.ne(f64::from(ignored));
             // A product, of whose range the host claims nothing.
-            let some = of(&targets.mul(counted.cast(targets.dtype())));
-            counted.where_(&some, targets)
+            let some = targets.mul(counted.cast(DType::I32)).ensure_below(classes);
+            counted.where_(&some, &targets)
         }
-        None => of(targets),
+        None => targets.ensure_below(classes),
     }
 }
 
@@ -206,6 +211,7 @@ impl Classes {
         Ok(Classes { axis, count, along, weight })
     }
 
+    #[track_caller]
     fn weigh(&self, x: &Tensor) -> Tensor {
         self.weight.as_ref().map_or_else(|| x.clone(), |w| x.mul(w))
     }
@@ -221,16 +227,11 @@ impl Classes {
         let axis = self.axis as isize;
         let positions: Shape =
             logs.shape().iter().enumerate().filter(|(a, _)| *a != self.axis).map(|(_, &n)| n).collect();
-        if !targets.dtype().is_int() {
-            let message = format!("expects class numbers (i32), got {}{}", targets.dtype(), targets.shape());
-            return targets.invalid(name, message);
-        }
         if let Some(message) = misfit(positions.dims(), self.count, targets, options.ignore_index) {
             return logs.invalid(name, message);
         }
         let zero = like(0.0, logs);
-        let number =
-            Tensor::arange(self.count, logs.device()).cast(targets.dtype()).reshape(self.along.clone());
+        let number = Tensor::arange(self.count, logs.device()).reshape(self.along.clone());
         let targets = checked(targets, self.count, options.ignore_index).unsqueeze(axis);
         let counted = options.ignore_index.map(|ignored| targets.ne(f64::from(ignored)));
         let hit = match &counted {
@@ -303,7 +304,7 @@ pub fn multi_margin_loss(
     }
     let targets = checked(targets, classes, None);
     let zero = like(0.0, scores);
-    let hit = targets.unsqueeze(1).eq(Tensor::arange(classes, scores.device()).cast(targets.dtype()));
+    let hit = targets.unsqueeze(1).eq(Tensor::arange(classes, scores.device()));
     let pick = |x: &Tensor| hit.where_(x, &zero).sum(&[1], true);
     let short = like(margin, scores).sub(pick(scores)).add(scores).relu();
     let short = if p == 2 { short.square() } else { short };

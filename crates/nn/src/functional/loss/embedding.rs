@@ -79,6 +79,7 @@ pub fn hinge_embedding_loss(x: &Tensor, target: &Tensor, margin: f64, reduction:
 }
 
 /// The first where `y = 1`, the second where `y = -1`, 0 elsewhere.
+#[track_caller]
 fn by_sign(target: &Tensor, positive: &Tensor, negative: &Tensor) -> Tensor {
     let rest = target.eq(like(-1.0, target)).where_(negative, &like(0.0, negative));
     target.eq(like(1.0, target)).where_(positive, &rest)

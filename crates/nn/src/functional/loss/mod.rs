@@ -43,5 +43,5 @@ fn equal_shapes(
         );
         return prediction.invalid(name, message);
     }
-    loss(prediction, target)
+    loss(prediction, target).blame_caller(&[prediction, target])
 }
