@@ -32,7 +32,7 @@ pub use graph::{node_values, run_graph};
 pub use index::{indices, order, ravel, row, unravel};
 pub use program::{Rounding, run_program};
 pub use random::{
-    Choice, LARGE_EXTENTS, RANDOM_GRAPH_SCALARS, RandomGraph, random_graph, random_graph_inputs, random_movement,
-    random_parts,
+    Choice, LARGE_EXTENTS, RANDOM_GRAPH_SCALARS, RandomGraph, random_graph, random_graph_inputs,
+    random_movement, random_parts,
 };
 pub use scalar::{binary, cast, compare, random, reduce, round, unary};
