@@ -1,13 +1,17 @@
 //! Recurrent layers: names, packed sequences, dropout, errors.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use wgrad_nn::{Context, GRU, Init, LSTM, Module, RNN, RecurrentOptions};
 use wgrad_tensor::{DType, DeviceHandle, Tensor};
 
+/// One for each test: an index out of range is told to whoever reads from the device next.
 fn device() -> &'static DeviceHandle {
-    static DEVICE: OnceLock<DeviceHandle> = OnceLock::new();
-    DEVICE.get_or_init(|| Arc::new(wgrad_cpu::CpuDevice::new()))
+    thread_local!(static DEVICE: &'static DeviceHandle = {
+        let device: DeviceHandle = Arc::new(wgrad_cpu::CpuDevice::new());
+        Box::leak(Box::new(device))
+    });
+    DEVICE.with(|device| *device)
 }
 
 fn init() -> Init {

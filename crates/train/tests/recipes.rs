@@ -270,7 +270,7 @@ fn values_that_no_run_can_have_are_refused_by_key() {
         ("optimizer.betas=[0.9, 1.0]", "`optimizer.betas` must be two numbers in 0..1"),
         ("optimizer.lr=nan", "`optimizer.lr` must be above 0"),
         ("optimizer.momentum=0.9", "unknown key `optimizer.momentum` (valid here: betas, eps,"),
-        ("optimizer.eps=nan", "`optimizer.eps` must be 0 or more"),
+        ("optimizer.eps=nan", "`optimizer.eps` must be finite and 0 or more, found NaN"),
         ("optimizer.name=lbfgs", "`optimizer"),
         ("train.steps=0", "`train.steps` must be in 1..2^32"),
         ("train.clip_grad_norm=0", "`train.clip_grad_norm` must be above 0"),
