@@ -56,7 +56,7 @@ impl Tensor {
             return self.fail("bernoulli", format!("expects probabilities, got {}", self.describe()));
         }
         let u = Tensor::random_uniform(self.shape(), key, self.device()).cast(self.dtype());
-        let likely = u.lt(self).ensure(&self.ge(0.0).logical_and(&self.le(1.0)));
+        let likely = u.lt(self).ensure(&self.ge(0.0).logical_and(self.le(1.0)));
         likely.cast(self.dtype())
     }
 
