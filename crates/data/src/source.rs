@@ -94,12 +94,10 @@ impl TextSource {
         let documents = match &self.column {
             None => paths.into_iter().map(Document::File).collect(),
             Some(column) => {
-                // Rows of Parquet files are kept there as JSONL.
-                let cache = std::env::temp_dir().join("wgrad-rows");
                 let names = paths.iter().map(|path| path.to_string_lossy());
                 let table =
                     TableSource::new(names.map(|name| glob::Pattern::escape(&name)), [column.as_str()]);
-                vec![Document::Rows(Arc::new(table.open(Path::new(""), &cache)?))]
+                vec![Document::Rows(Arc::new(table.open(Path::new(""), None)?))]
             }
         };
         Ok(Documents { documents, separator: self.separator.clone(), clean: self.clean.clone() })

@@ -149,21 +149,24 @@ fn a_masked_language_model_learns_and_starts_a_classifier() {
     assert_eq!(validation(&tuned).len(), 1);
 }
 
+/// What is said of a recipe that cannot be trained.
+fn refusal(folder: &Path, text: &str, settings: &[&str]) -> String {
+    let path = folder.join("task.toml");
+    fs::write(&path, text).expect("written");
+    let settings: Vec<_> = settings.iter().map(|text| text.parse().expect("key=value")).collect();
+    let read = Recipe::from_file(&path, &settings).map_err(|error| error.to_string());
+    let trained = read.and_then(|recipe| {
+        let out = tempfile::tempdir().expect("a temporary folder");
+        train(recipe, Some(out.path()), options()).map_err(|error| error.to_string())
+    });
+    trained.expect_err("refused")
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_training() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     data(dir.path());
-    let error = |text: &str, settings: &[&str]| {
-        let path = dir.path().join("task.toml");
-        fs::write(&path, text).expect("written");
-        let settings: Vec<_> = settings.iter().map(|text| text.parse().expect("key=value")).collect();
-        let trained =
-            Recipe::from_file(&path, &settings).map_err(|error| error.to_string()).and_then(|recipe| {
-                let out = tempfile::tempdir().expect("a temporary folder");
-                train(recipe, Some(out.path()), options()).map_err(|error| error.to_string())
-            });
-        trained.map(|_| ()).expect_err("refused")
-    };
+    let error = |text: &str, settings: &[&str]| refusal(dir.path(), text, settings);
     assert!(error(CLASSIFIER, &["train.context=8"]).contains("train.context"));
     assert!(error(CLASSIFIER, &["data.labels=['positive']"]).contains("line 3"));
     let told = error(CLASSIFIER, &["data.max_length=2"]);
@@ -236,13 +239,7 @@ fn a_translator_learns_goes_on_and_is_scored_from_its_folder() {
         (&["data.tokenizer={kind='bytes'}"], "data.tokenizer"),
         (&["model.encoder_attention_heads=3"], "encoder_attention_heads"),
     ] {
-        let settings: Vec<_> = settings.iter().map(|text| text.parse().expect("key=value")).collect();
-        let read = Recipe::from_file(&dir.path().join("task.toml"), &settings);
-        let told = read.map_err(|error| error.to_string()).and_then(|recipe| {
-            let out = tempfile::tempdir().expect("a temporary folder");
-            train(recipe, Some(out.path()), options()).map_err(|error| error.to_string())
-        });
-        let told = told.expect_err("refused");
+        let told = refusal(dir.path(), TRANSLATOR, settings);
         assert!(told.contains(part), "{part}: {told}");
     }
 }

@@ -120,7 +120,7 @@ mod tests {
     fn table(rows: &str) -> (tempfile::TempDir, Table) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("a.jsonl"), rows).expect("written");
-        let table = TableSource::new(["a.jsonl"], ["y"]).open(dir.path(), dir.path()).expect("a table");
+        let table = TableSource::new(["a.jsonl"], ["y"]).open(dir.path(), Some(dir.path())).expect("a table");
         (dir, table)
     }
 

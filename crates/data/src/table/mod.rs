@@ -90,12 +90,14 @@ impl TableSource {
     }
 
     /// Finds the files, in the order of their paths, and every row in them. `base` is the folder of the recipe; rows of Parquet
-    /// files are written into the folder `cache` as JSONL, once for each file, since a row of theirs cannot be read alone.
+    /// files are written into the folder `cache` (one for temporary files if it is not given) as JSONL, once for each file, since a row
+    /// of theirs cannot be read alone.
     ///
     /// # Errors
     /// [`DataError::NoFiles`] if nothing matches, [`DataError::Invalid`] without columns, [`DataError::Row`] for a file without one
     /// of the columns and for rows that are none of its format, [`DataError::Io`] for files that cannot be read.
-    pub fn open(&self, base: &Path, cache: &Path) -> Result<Table> {
+    pub fn open(&self, base: &Path, cache: Option<&Path>) -> Result<Table> {
+        let cache = cache.map_or_else(|| std::env::temp_dir().join("wgrad-rows"), Path::to_owned);
         if self.columns.is_empty() {
             let expected = "one or more names".into();
             return Err(DataError::Invalid { name: "columns", expected, found: "none".into() });
@@ -114,7 +116,7 @@ impl TableSource {
         let mut table = Table { columns: self.columns.clone(), files: Vec::new(), entries: Vec::new() };
         for path in paths {
             let format = self.format.unwrap_or_else(|| TableFormat::of(&path));
-            table.add(path, format, self.header, cache)?;
+            table.add(path, format, self.header, &cache)?;
         }
         Ok(table)
     }
@@ -211,7 +213,7 @@ mod tests {
     }
 
     fn open(folder: &tempfile::TempDir, source: &TableSource) -> Result<Table> {
-        source.open(folder.path(), folder.path())
+        source.open(folder.path(), Some(folder.path()))
     }
 
     fn texts(table: &Table) -> Vec<Vec<String>> {

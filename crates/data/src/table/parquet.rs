@@ -117,7 +117,7 @@ mod tests {
         let cache = dir.path().join("cache");
         for _ in 0..2 {
             let source = TableSource::new(["a.parquet"], ["label", "text"]);
-            let table = source.open(dir.path(), &cache).expect("a table");
+            let table = source.open(dir.path(), Some(&cache)).expect("a table");
             let rows: Vec<(i64, String)> = table
                 .rows()
                 .map(|row| row.expect("a row"))
@@ -135,7 +135,8 @@ mod tests {
         let path = dir.path().join("a.parquet");
         write(&path);
         let whole = std::fs::read(&path).expect("the file");
-        let read = |column: &str| TableSource::new(["a.parquet"], [column]).open(dir.path(), dir.path());
+        let read =
+            |column: &str| TableSource::new(["a.parquet"], [column]).open(dir.path(), Some(dir.path()));
         let error = read("x").expect_err("no such column").to_string();
         assert!(error.contains("`x`") && error.contains("label"), "{error}");
         for length in (0..whole.len()).step_by(7) {

@@ -46,8 +46,8 @@ pub struct CellWeights {
 /// One direction of one layer: `x [t, b, i]` and a state `h [b, h]`, for an LSTM also `c [b, h]`, give the outputs `[t, b, h]` and the
 /// state after the last step, which with `reverse` is the first in time.
 ///
-/// With `lengths [b]` (integers, at most `t`, which devices check), steps from a sequence's length on change nothing and give zeros: the state is the one at the
-/// sequence's end, and `reverse` begins there (PyTorch's packed sequences).
+/// With `lengths [b]` (integers, at most `t`, which devices check), steps from a sequence's length on change nothing and give zeros:
+/// the state is the one at the sequence's end, and `reverse` begins there (PyTorch's packed sequences).
 ///
 /// The products of all inputs with `weight_ih` are one, before the recurrence.
 #[track_caller]

@@ -74,6 +74,18 @@ impl Stack {
         Stack { name, cell, input_size, hidden_size, options, layers }
     }
 
+    /// Tensors of a state: `h`, and of an LSTM `c`.
+    fn states(&self) -> usize {
+        1 + usize::from(self.cell == Cell::Lstm)
+    }
+
+    /// Results that carry an error.
+    #[track_caller]
+    fn faulty(&self, x: &Tensor, message: String) -> (Tensor, Vec<Tensor>) {
+        let faulty = x.invalid(self.name, message);
+        (faulty.clone(), vec![faulty; self.states()])
+    }
+
     /// The outputs, and the states `[layers * directions, batch, hidden]` after the last step.
     #[track_caller]
     fn forward(
@@ -84,11 +96,8 @@ impl Stack {
         ctx: &Context,
     ) -> (Tensor, Vec<Tensor>) {
         let RecurrentOptions { batch_first, bidirectional, dropout, .. } = self.options;
-        let states = 1 + usize::from(self.cell == Cell::Lstm);
-        let fail = |message: String| {
-            let faulty = x.invalid(self.name, message);
-            (faulty.clone(), vec![faulty; states])
-        };
+        let states = self.states();
+        let fail = |message: String| self.faulty(x, message);
         let given = [x].into_iter().chain(initial.iter().copied()).chain(lengths);
         if let Some(faulty) = given.into_iter().find(|t| t.error().is_some()) {
             return (faulty.clone(), vec![faulty.clone(); states]);
@@ -150,11 +159,8 @@ impl Stack {
         ctx: &Context,
     ) -> (Tensor, Vec<Tensor>) {
         if lengths.is_some() || initial.iter().any(|state| state.rank() != 2) {
-            let faulty = x.invalid(
-                self.name,
-                format!("expects no lengths and states [layers, hidden] beside one sequence {}", x.shape()),
-            );
-            return (faulty.clone(), vec![faulty; 1 + usize::from(self.cell == Cell::Lstm)]);
+            let expected = "expects no lengths and states [layers, hidden] beside one sequence";
+            return self.faulty(x, format!("{expected} {}", x.shape()));
         }
         let batch = isize::from(!self.options.batch_first);
         let states: Vec<Tensor> = initial.iter().map(|state| state.unsqueeze(1)).collect();

@@ -6,7 +6,8 @@ use wgrad_ir::{CumulateOp, Op, Shape};
 use crate::Tensor;
 
 impl Tensor {
-    /// `yᵢ = x₀ + .. + xᵢ` along one axis. Sums of `u8` and `bool` are `i32`. On a device that adds in `f32`, errors grow with the square root of the length or less.
+    /// `yᵢ = x₀ + .. + xᵢ` along one axis. Sums of `u8` and `bool` are `i32`. On a device that adds in `f32`, errors grow with the square
+    /// root of the length or less.
     #[track_caller]
     pub fn cumsum(&self, dim: isize) -> Tensor {
         if let Some(vector) = self.lone(dim) {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use wgrad_optim::Averaging;
 
-use super::{Recipe, RecipeError};
+use super::{Recipe, RecipeError, check};
 
 /// Which average of the weights is kept beside them. Validation, samples and `model.safetensors` are of the average, once there is
 /// one; training goes on with the weights themselves.
@@ -56,16 +56,9 @@ impl Recipe {
             ("average.start", average.start > 0, average.start.to_string(), "1 or more"),
             ("average.every", average.every > 0, average.every.to_string(), "1 or more"),
         ];
-        for (key, good, found, expected) in checks {
-            if !good {
-                return Err(RecipeError::Setting {
-                    key: key.to_owned(),
-                    expected: expected.to_owned(),
-                    found,
-                });
-            }
-        }
-        Ok(())
+        checks
+            .into_iter()
+            .try_for_each(|(key, good, found, expected)| check(key, good, found, || expected.into()))
     }
 }
 

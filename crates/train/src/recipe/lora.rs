@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use wgrad_nn::lora::LoraConfig;
 
-use super::{Recipe, RecipeError};
+use super::{Recipe, RecipeError, check};
 
 /// Low-rank adapters beside a pre-trained model's layers, with PEFT's names. The weights themselves stay as they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,15 +66,8 @@ impl Recipe {
             ),
             ("average", self.average.is_none(), "a section".to_owned(), "absent where there is `[lora]`"),
         ];
-        for (key, good, found, expected) in checks {
-            if !good {
-                return Err(RecipeError::Setting {
-                    key: key.to_owned(),
-                    expected: expected.to_owned(),
-                    found,
-                });
-            }
-        }
-        Ok(())
+        checks
+            .into_iter()
+            .try_for_each(|(key, good, found, expected)| check(key, good, found, || expected.into()))
     }
 }

@@ -170,6 +170,17 @@ pub(crate) enum Opening<'a> {
     },
 }
 
+impl<'a> Opening<'a> {
+    /// Where what is derived from the data may be kept.
+    pub(crate) fn cache(&self) -> Option<&'a Path> {
+        match *self {
+            Opening::Begin { cache } => cache,
+            Opening::Resume { cache, .. } => Some(cache),
+            Opening::Plan | Opening::Evaluate { .. } => None,
+        }
+    }
+}
+
 /// A model and its data.
 pub(crate) trait Task {
     /// The model.

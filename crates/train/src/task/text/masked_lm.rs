@@ -12,6 +12,7 @@ use wgrad_models::BertForMaskedLM;
 use wgrad_nn::{Context, Init, Module, functional::cross_entropy};
 use wgrad_tensor::{DType, DeviceHandle, Tensor};
 
+use super::batches::filled;
 use super::model::{BertRecipe, config_of};
 use crate::error::{Result, TrainError};
 use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Sections, TrainRecipe, check, positive};
@@ -19,7 +20,9 @@ use crate::scores::perplexity;
 use crate::task::batch::{Batch, Column, HostBatch};
 use crate::task::causal_lm::TextRecipe;
 use crate::task::causal_lm::corpus::{fingerprint, report_cleaning, stream};
-use crate::task::{BatchMaker, Measured, Opening, Task, TaskKind, TaskRecipe, TaskSpec, Units, check_room};
+use crate::task::{
+    BatchMaker, Measured, Opening, Task, TaskKind, TaskRecipe, TaskSpec, Units, check_room, refuse_sample,
+};
 
 /// `[task]`, `[model]` and `[data]` of a masked language model.
 pub type MaskedLmRecipe = Sections<MaskedLmOptions, BertRecipe, TextRecipe>;
@@ -46,7 +49,7 @@ impl TaskSpec for MaskedLmRecipe {
         sample: &mut Option<SampleRecipe>,
     ) -> Result<(), RecipeError> {
         train.allow(TaskKind::MaskedLm, &["context", "validation_windows"])?;
-        check("sample", sample.is_none(), "a section", || "absent: this task writes no text".into())?;
+        refuse_sample(TaskKind::MaskedLm, sample)?;
         self.model.validate()?;
         let own = self.data.tokenizer == TokenizerSpec::default();
         check("data.tokenizer", self.model.pretrained.is_none() || own, "another one", || {
@@ -90,18 +93,10 @@ impl TaskSpec for MaskedLmRecipe {
         let init = Init::new(device, train.seed);
         let pretrained = self.model.folder(root);
         if let Opening::Plan = opening {
-            let config = match &pretrained {
-                Some(folder) => config_of(folder)?,
-                None => self.model.config(data.tokenizer.vocab_size(root)?.unwrap_or(1 << 15)),
-            };
-            let model = BertForMaskedLM::new(&config, &init)?;
+            let model = BertForMaskedLM::new(&self.model.planned(&data.tokenizer, root)?, &init)?;
             return MaskedLm::boxed(model, None, train, device);
         }
-        let cache = match opening {
-            Opening::Begin { cache } => *cache,
-            Opening::Resume { cache, .. } => Some(*cache),
-            _ => None,
-        };
+        let cache = opening.cache();
         let documents = match opening {
             Opening::Evaluate { .. } => None,
             _ => Some(data.train.resolve(root)?),
@@ -120,8 +115,7 @@ impl TaskSpec for MaskedLmRecipe {
             (_, Some(documents), None) => {
                 let tokenizer = data.tokenizer.build(documents, root)?;
                 let config = self.model.config(tokenizer.vocab_size());
-                let advice = "model.num_hidden_layers, model.hidden_size, the vocabulary";
-                check_room(recipe, config.parameters(), advice, device)?;
+                check_room(recipe, config.parameters(), BertRecipe::ADVICE, device)?;
                 (BertForMaskedLM::new(&config, &init)?, tokenizer)
             }
             _ => return Err(TrainError::NoData("training text")),
@@ -274,15 +268,12 @@ impl Task for MaskedLm {
         let data = self.data()?;
         let (mut sum, mut units) = (0.0, 0);
         for (number, starts) in data.starts.chunks(examples.max(1)).enumerate() {
-            // The last batch is filled up: one shape, one program.
-            let mut full = starts.to_vec();
-            full.resize(examples.max(1), starts[0]);
+            let full = filled(starts, examples);
             let first = (number * examples.max(1)) as u64;
             let (batch, hidden) =
                 data.windows.batch(&data.validation, &full, starts.len(), VALIDATION, first)?;
             let loss = self.loss(&batch.upload(0, 1, &self.device), &Context::eval());
-            let loss = loss.autocast(precision.dtype()).to_vec::<f32>()?;
-            sum += loss.first().map_or(f64::NAN, |&loss| f64::from(loss)) * hidden as f64;
+            sum += loss.autocast(precision.dtype()).item()? * hidden as f64;
             units += hidden;
         }
         Ok(Measured { loss: sum / units as f64, metrics: Vec::new(), units })

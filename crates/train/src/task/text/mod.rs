@@ -1,5 +1,6 @@
 //! Tasks on text: guessing hidden tokens, telling classes of texts, translating.
 
+mod batches;
 mod examples;
 mod masked_lm;
 mod model;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use wgrad_data::TokenizerSpec;
 use wgrad_models::{BertConfig, ModelError};
 use wgrad_nn::Activation;
 
@@ -72,6 +73,17 @@ impl BertRecipe {
     /// The folder of the trained model.
     pub(super) fn folder(&self, root: &Path) -> Option<PathBuf> {
         self.pretrained.as_ref().map(|folder| root.join(folder))
+    }
+
+    /// What makes a new model smaller.
+    pub(super) const ADVICE: &str = "model.num_hidden_layers, model.hidden_size, the vocabulary";
+
+    /// The configuration to plan with: the trained model's, or a new one's for as many tokens as the tokenizer will have.
+    pub(super) fn planned(&self, tokenizer: &TokenizerSpec, root: &Path) -> Result<BertConfig> {
+        match self.folder(root) {
+            Some(folder) => config_of(&folder),
+            None => Ok(self.config(tokenizer.vocab_size(root)?.unwrap_or(1 << 15))),
+        }
     }
 
     /// The configuration of a new model.

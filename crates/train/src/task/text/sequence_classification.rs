@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wgrad_data::{
-    BatchPlan, Documents, EncodeOptions, Labels, LengthBuckets, TableSource, TextEncoder, Tokenizer,
+    Documents, EncodeOptions, Labels, LengthBuckets, Table, TableSource, TextEncoder, Tokenizer,
     TokenizerSpec,
 };
 use wgrad_models::{BertForSequenceClassification, BertModel};
 use wgrad_nn::{Context, Init, Module, functional::cross_entropy};
 use wgrad_tensor::{DType, DeviceHandle, Tensor};
 
+use super::batches;
 use super::examples::Examples;
 use super::model::{BertRecipe, config_of};
 use crate::error::{Result, TrainError};
@@ -21,6 +22,7 @@ use crate::scores::{Confusion, draw_confusion};
 use crate::task::batch::{Batch, Column};
 use crate::task::{
     BatchMaker, Measured, Opening, Task, TaskKind, TaskOptions, TaskRecipe, TaskSpec, Units, check_room,
+    refuse_sample,
 };
 
 /// `[model]` and `[data]` of a classifier of texts.
@@ -44,18 +46,11 @@ pub struct LabelledTextRecipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerSpec>,
     /// Longer texts are cut to so many tokens.
-    #[serde(default = "max_length")]
+    #[serde(default = "batches::max_length")]
     pub max_length: usize,
     /// Batches are padded to a multiple of it, so that few programs are compiled.
-    #[serde(default = "multiple")]
+    #[serde(default = "batches::multiple")]
     pub pad_to_multiple_of: usize,
-}
-
-fn max_length() -> usize {
-    128
-}
-fn multiple() -> usize {
-    16
 }
 
 impl LabelledTextRecipe {
@@ -71,13 +66,15 @@ impl TaskSpec for SequenceClassificationRecipe {
         sample: &mut Option<SampleRecipe>,
     ) -> Result<(), RecipeError> {
         train.allow(TaskKind::SequenceClassification, &[])?;
-        check("sample", sample.is_none(), "a section", || "absent: classifiers write no text".into())?;
+        refuse_sample(TaskKind::SequenceClassification, sample)?;
         self.model.validate()?;
         positive("data.max_length", self.data.max_length)?;
         positive("data.pad_to_multiple_of", self.data.pad_to_multiple_of)?;
-        for source in [&self.data.train, &self.data.validation] {
+        for (key, source) in
+            [("data.train.columns", &self.data.train), ("data.validation.columns", &self.data.validation)]
+        {
             let count = source.columns.len();
-            check("data.train.columns", (2..=3).contains(&count), count, || {
+            check(key, (2..=3).contains(&count), count, || {
                 "2 or 3: a text, perhaps a second one, and the class".into()
             })?;
         }
@@ -116,20 +113,13 @@ impl TaskSpec for SequenceClassificationRecipe {
         let (data, seed) = (&self.data, recipe.train.seed);
         let init = Init::new(device, seed);
         let pretrained = self.model.folder(data.root());
-        let cache = match opening {
-            Opening::Begin { cache: Some(cache) } | Opening::Resume { cache, .. } => cache.to_path_buf(),
-            _ => std::env::temp_dir().join("wgrad-rows"),
+        let open = |source: &TableSource| -> Result<Arc<Table>> {
+            Ok(Arc::new(source.open(data.root(), opening.cache())?))
         };
-        let open = |source: &TableSource| Ok::<_, TrainError>(Arc::new(source.open(data.root(), &cache)?));
         let (model, tokenizer, splits) = match *opening {
             Opening::Plan => {
-                let config = match &pretrained {
-                    Some(folder) => config_of(folder)?,
-                    None => {
-                        let spec = data.tokenizer.clone().unwrap_or_default();
-                        self.model.config(spec.vocab_size(data.root())?.unwrap_or(1 << 15))
-                    }
-                };
+                let spec = data.tokenizer.clone().unwrap_or_default();
+                let config = self.model.planned(&spec, data.root())?;
                 let names: Vec<String> = (0..data.labels.len().max(2)).map(|i| i.to_string()).collect();
                 let model = BertForSequenceClassification::new(&config.with_labels(&names), &init)?;
                 let longest = data.max_length.min(model.config().max_position_embeddings);
@@ -144,7 +134,8 @@ impl TaskSpec for SequenceClassificationRecipe {
                 let tokenizer = match (&data.tokenizer, &pretrained) {
                     (Some(spec), _) => spec.build(&Documents::from_table(Arc::clone(&train)), data.root())?,
                     (None, Some(folder)) => Tokenizer::load(folder)?,
-                    (None, None) => spec_missing()?,
+                    // A recipe is checked for it.
+                    (None, None) => return Err(TrainError::NoData("tokenizer")),
                 };
                 let model = match &pretrained {
                     Some(folder) => {
@@ -155,8 +146,7 @@ impl TaskSpec for SequenceClassificationRecipe {
                     }
                     None => {
                         let config = self.model.config(tokenizer.vocab_size()).with_labels(labels.names());
-                        let advice = "model.num_hidden_layers, model.hidden_size, the vocabulary";
-                        check_room(recipe, config.parameters(), advice, device)?;
+                        check_room(recipe, config.parameters(), BertRecipe::ADVICE, device)?;
                         BertForSequenceClassification::new(&config, &init)?
                     }
                 };
@@ -182,11 +172,6 @@ impl TaskSpec for SequenceClassificationRecipe {
         let data_of = Some(Data { tokenizer, labels, train, validation });
         Ok(Box::new(SequenceClassification::new(model, data_of, data, longest, device)))
     }
-}
-
-/// A recipe is checked for it.
-fn spec_missing() -> Result<Tokenizer> {
-    Err(TrainError::NoData("tokenizer"))
 }
 
 fn label_names(model: &BertForSequenceClassification) -> Vec<String> {
@@ -240,11 +225,6 @@ impl SequenceClassification {
         self.data()?.train.as_ref().ok_or(TrainError::NoData("training text"))
     }
 
-    /// A plan no wider than the model's positions.
-    fn narrowed(&self, plan: &BatchPlan) -> BatchPlan {
-        BatchPlan { width: plan.width.min(self.max_length), ..plan.clone() }
-    }
-
     fn logits(&self, batch: &Batch, ctx: &Context) -> Tensor {
         let (mask, types) = (batch.get("attention_mask"), batch.get("token_type_ids"));
         self.model.forward(&batch.get("input_ids"), Some(&mask), Some(&types), ctx)
@@ -282,16 +262,7 @@ impl Task for SequenceClassification {
     fn batches(&self, examples: usize, seed: u64) -> Result<BatchMaker> {
         let train = self.train()?.clone();
         let buckets = LengthBuckets::new(train.lengths.clone(), examples, self.multiple, seed)?;
-        let max_length = self.max_length;
-        let mut epoch: Option<(u64, Vec<BatchPlan>)> = None;
-        Ok(Box::new(move |step| {
-            let (number, place) = buckets.place(step);
-            if epoch.as_ref().is_none_or(|(known, _)| *known != number) {
-                epoch = Some((number, buckets.epoch(number)));
-            }
-            let plan = epoch.as_ref().and_then(|(_, plans)| plans.get(place).cloned()).unwrap_or_default();
-            train.batch(&BatchPlan { width: plan.width.min(max_length), ..plan })
-        }))
+        Ok(batches::by_length(buckets, self.max_length, move |plan| train.batch(plan)))
     }
 
     fn fingerprint(&self) -> Result<(u64, u32)> {
@@ -311,13 +282,10 @@ impl Task for SequenceClassification {
         let classes = data.labels.len();
         let buckets = LengthBuckets::new(data.validation.lengths.clone(), examples, self.multiple, 0)?;
         let (mut loss, mut confusion) = (0.0, Confusion::new(classes));
-        for plan in buckets.in_order() {
-            let mut full = self.narrowed(&plan);
-            // The last batch is filled up: one shape, one program.
-            full.rows.resize(examples, plan.rows[0]);
-            let batch = data.validation.batch(&full)?.upload(0, 1, &self.device);
+        for (plan, wanted) in batches::in_order(&buckets, examples, self.max_length) {
+            let batch = data.validation.batch(&plan)?.upload(0, 1, &self.device);
             let logits = self.logits(&batch, &Context::eval()).autocast(precision.dtype()).to_vec::<f32>()?;
-            for (logits, &row) in logits.chunks(classes).zip(&plan.rows) {
+            for (logits, &row) in logits.chunks(classes).zip(&plan.rows[..wanted]) {
                 let truth = data.validation.classes[row] as usize;
                 let (best, nats) = judged(logits, truth);
                 loss += nats;

@@ -14,6 +14,7 @@ use wgrad_models::{BartConfig, MarianMTModel};
 use wgrad_nn::{Context, Init, Module};
 use wgrad_tensor::{DType, DeviceHandle, Tensor};
 
+use super::batches;
 use crate::error::{Result, TrainError};
 use crate::recipe::{Precision, Recipe, RecipeError, SampleRecipe, Sections, TrainRecipe, check, positive};
 use crate::scores::{Bleu, Chrf};
@@ -71,7 +72,7 @@ pub struct MarianRecipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder_ffn_dim: Option<usize>,
     /// Longest text in tokens.
-    #[serde(default = "positions")]
+    #[serde(default = "batches::max_length")]
     pub max_position_embeddings: usize,
     /// Dropout after the embeddings and each part of a block.
     #[serde(default = "dropout")]
@@ -92,21 +93,15 @@ pub struct PairsRecipe {
     /// How text of both languages becomes tokens.
     pub tokenizer: TokenizerSpec,
     /// Longer texts are cut to so many tokens.
-    #[serde(default = "positions")]
+    #[serde(default = "batches::max_length")]
     pub max_length: usize,
     /// Batches are padded to a multiple of it, so that few programs are compiled.
-    #[serde(default = "multiple")]
+    #[serde(default = "batches::multiple")]
     pub pad_to_multiple_of: usize,
 }
 
-fn positions() -> usize {
-    128
-}
 fn dropout() -> f64 {
     0.1
-}
-fn multiple() -> usize {
-    16
 }
 
 impl MarianRecipe {
@@ -200,11 +195,7 @@ impl TaskSpec for TranslationRecipe {
             let model = MarianMTModel::new(&self.model.config(size, 0, 1), &init)?;
             return Ok(Box::new(Translation::new(self, model, None, device)));
         }
-        let cache = match opening {
-            Opening::Begin { cache: Some(cache) } | Opening::Resume { cache, .. } => cache.to_path_buf(),
-            _ => std::env::temp_dir().join("wgrad-rows"),
-        };
-        let table = |source: &TableSource| source.open(data.root(), &cache);
+        let table = |source: &TableSource| source.open(data.root(), opening.cache());
         let train = match opening {
             Opening::Evaluate { .. } => None,
             _ => Some(table(&data.train)?),
@@ -355,9 +346,8 @@ impl Translation {
         let width = self.max_length.next_multiple_of(self.multiple).min(self.model.max_target());
         let (mut bleu, mut chrf, mut copy) = (Bleu::new(), Chrf::new(), Bleu::new());
         for rows in chosen.chunks(examples.max(1)) {
-            let mut full = rows.to_vec();
-            full.resize(examples.max(1), rows[0]);
-            let (batch, _) = validation.batch(&BatchPlan { rows: full, width }, rows.len());
+            let plan = BatchPlan { rows: batches::filled(rows, examples), width };
+            let (batch, _) = validation.batch(&plan, rows.len());
             let batch = batch.upload(0, 1, &self.device);
             let mask = batch.get("attention_mask");
             let written = beam_search(&self.model, &batch.get("input_ids"), Some(&mask), &options)?;
@@ -404,17 +394,8 @@ impl Task for Translation {
     fn batches(&self, examples: usize, seed: u64) -> Result<BatchMaker> {
         let train = Arc::clone(self.train()?);
         let buckets = LengthBuckets::new(train.lengths(), examples, self.multiple, seed)?;
-        let longest = self.model.max_target();
-        let mut epoch: Option<(u64, Vec<BatchPlan>)> = None;
-        Ok(Box::new(move |step| {
-            let (number, place) = buckets.place(step);
-            if epoch.as_ref().is_none_or(|(known, _)| *known != number) {
-                epoch = Some((number, buckets.epoch(number)));
-            }
-            let plan = epoch.as_ref().and_then(|(_, plans)| plans.get(place).cloned()).unwrap_or_default();
-            let plan = BatchPlan { width: plan.width.min(longest), ..plan };
-            Ok(train.batch(&plan, plan.rows.len()).0)
-        }))
+        let batch = move |plan: &BatchPlan| Ok(train.batch(plan, plan.rows.len()).0);
+        Ok(batches::by_length(buckets, self.model.max_target(), batch))
     }
 
     fn fingerprint(&self) -> Result<(u64, u32)> {
@@ -436,11 +417,8 @@ impl Task for Translation {
         let validation = &self.data()?.validation;
         let buckets = LengthBuckets::new(validation.lengths(), examples, self.multiple, 0)?;
         let (mut sum, mut tokens) = (0.0, 0);
-        for plan in buckets.in_order() {
-            // The last batch is filled up: one shape, one program.
-            let mut full = BatchPlan { width: plan.width.min(self.model.max_target()), ..plan.clone() };
-            full.rows.resize(examples.max(1), plan.rows[0]);
-            let (batch, counted) = validation.batch(&full, plan.rows.len());
+        for (plan, wanted) in batches::in_order(&buckets, examples, self.model.max_target()) {
+            let (batch, counted) = validation.batch(&plan, wanted);
             let loss = self.smoothed_loss(&batch.upload(0, 1, &self.device), 0.0, &Context::eval());
             sum += loss.autocast(precision.dtype()).item()? * counted as f64;
             tokens += counted;
